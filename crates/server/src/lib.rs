@@ -1,1 +1,14 @@
-//! Under construction.
+//! The authority: it orders, checks and keeps what devices push, and answers what they have missed.
+//!
+//! `engine` is blocking and knows neither HTTP nor async; `http` is the shell around it. Accounts, tokens, devices and
+//! their acknowledgements are plain tables (`accounts`) that are no part of the replicated data.
+
+pub mod accounts;
+pub mod api_error;
+pub mod engine;
+pub mod http;
+
+pub use accounts::{Caller, DeviceInfo};
+pub use api_error::ApiError;
+pub use engine::{Engine, OpenError, Watch};
+pub use http::{ServeError, Tls, serve};

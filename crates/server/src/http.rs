@@ -1,0 +1,249 @@
+//! The authority over HTTP: routes, and how a request reaches the engine and comes back.
+//!
+//! The engine is blocking; each call to it runs on tokio's blocking threads, so that a slow commit holds up no other
+//! connection. Requests are authenticated before their body is read. Errors are always JSON; everything else is MessagePack
+//! or JSON, as asked. Nothing here knows SQL, rows or merging.
+
+mod listen;
+mod metrics;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod wire;
+
+pub use listen::{ServeError, Tls, shutdown_signal};
+pub use wire::{cursor_text, parse_cursor};
+
+use crate::accounts::{Caller, DeviceInfo};
+use crate::api_error::ApiError;
+use crate::engine::{Engine, Watch};
+use axum::body::Body;
+use axum::extract::{MatchedPath, Path, Query, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::Router;
+use std::sync::Arc;
+use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, Limits, Outcome, ScopeId, SyncRequest, SyncResponse, VERSION};
+use tokio::net::TcpListener;
+use wire::Format;
+
+/// Changes in one answer of `/v1/scopes/{scope}/changes`, unless the request says fewer or more.
+const CHANGES_DEFAULT: usize = 1_000;
+/// The most of them.
+const CHANGES_MAX: usize = 10_000;
+
+/// What the shell asks of the engine. A trait only so that hostile requests can be tested without a database.
+pub trait Authority: Send + Sync + 'static {
+    /// See `Engine::limits`.
+    fn limits(&self) -> Limits;
+    /// See `Engine::authenticate`.
+    fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError>;
+    /// See `Engine::enrol`.
+    fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, ApiError>;
+    /// See `Engine::sync`.
+    fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError>;
+    /// See `Engine::changes`.
+    fn changes(&self, caller: &Caller, scope: &ScopeId, cursor: Option<Cursor>, limit: usize) -> Result<serde_json::Value, ApiError>;
+    /// See `Engine::devices`.
+    fn devices(&self, caller: &Caller) -> Result<Vec<DeviceInfo>, ApiError>;
+    /// See `Engine::revoke`.
+    fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError>;
+    /// See `Engine::watch`.
+    fn watch(&self, caller: &Caller) -> Result<Watch, ApiError>;
+}
+
+impl Authority for Engine {
+    fn limits(&self) -> Limits {
+        Engine::limits(self)
+    }
+    fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError> {
+        Engine::authenticate(self, bearer)
+    }
+    fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, ApiError> {
+        Engine::enrol(self, request)
+    }
+    fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError> {
+        Engine::sync(self, caller, request)
+    }
+    fn changes(&self, caller: &Caller, scope: &ScopeId, cursor: Option<Cursor>, limit: usize) -> Result<serde_json::Value, ApiError> {
+        Engine::changes(self, caller, scope, cursor, limit)
+    }
+    fn devices(&self, caller: &Caller) -> Result<Vec<DeviceInfo>, ApiError> {
+        Engine::devices(self, caller)
+    }
+    fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError> {
+        Engine::revoke(self, caller, device)
+    }
+    fn watch(&self, caller: &Caller) -> Result<Watch, ApiError> {
+        Engine::watch(self, caller)
+    }
+}
+
+/// Serves the authority on a listener until `shutdown` ends, then drains: no new connection is taken, requests have 10 s to
+/// finish, event streams end at once. Speaks TLS where `tls` is given. Errors of one connection end that connection only.
+pub async fn serve(engine: Arc<Engine>, listener: TcpListener, tls: Option<Tls>, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+    serve_authority(engine, listener, tls, shutdown).await
+}
+
+/// Serves anything that answers like an authority; see `serve`.
+pub async fn serve_authority(
+    authority: Arc<dyn Authority>,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let (drain, draining) = tokio::sync::watch::channel(false);
+    let app = Arc::new(App { limits: authority.limits(), authority, metrics: Default::default(), streams: Default::default(), draining });
+    listen::run(router(app), listener, tls, drain, shutdown).await
+}
+
+/// What every request shares.
+struct App {
+    authority: Arc<dyn Authority>,
+    limits: Limits,
+    metrics: metrics::Metrics,
+    streams: watch::Streams,
+    draining: tokio::sync::watch::Receiver<bool>,
+}
+
+/// Runs a call to the engine on a blocking thread.
+async fn ask<T: Send + 'static>(app: &Arc<App>, call: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
+    let app = app.clone();
+    match tokio::task::spawn_blocking(move || call(&app)).await {
+        Ok(answer) => answer,
+        Err(broken) => Err(ApiError::Internal(format!("a request ended abruptly: {broken}"))),
+    }
+}
+
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/sync", post(sync))
+        .route("/v1/devices", post(enrol).get(devices))
+        .route("/v1/devices/{id}", delete(revoke))
+        .route("/v1/watch", get(watch_scopes))
+        .route("/v1/scopes/{scope}/changes", get(changes))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(show_metrics))
+        .fallback(async |uri: Uri| ApiError::NotFound(uri.path().chars().take(200).collect()))
+        .method_not_allowed_fallback(async |method: Method| ApiError::MethodNotAllowed(method.to_string()))
+        .layer(from_fn_with_state(app.clone(), count))
+        .with_state(app)
+}
+
+async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let response = next.run(request).await;
+    app.metrics.request(route.as_deref().unwrap_or("other"), response.status().as_u16());
+    response
+}
+
+/// Who asks. Looks at headers only.
+async fn caller(app: &Arc<App>, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let Some((_, bearer)) = bearer else {
+        return Err(ApiError::Unauthorized("send `Authorization: Bearer …`, signed with the device's key; see docs/protocol.md".into()));
+    };
+    let bearer = bearer.trim().to_owned();
+    ask(app, move |app| app.authority.authenticate(&bearer)).await
+}
+
+async fn sync(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let (caller, format) = match (caller(&app, &headers).await, Format::of_request(&headers)) {
+        (Ok(caller), Ok(format)) => (caller, format),
+        (Err(e), _) | (_, Err(e)) => {
+            wire::discard(body, &app.limits).await;
+            return Err(e);
+        }
+    };
+    let bytes = wire::read(&headers, body, &app.limits).await?;
+    let answer_format = Format::of_answer(&headers, format);
+    let key = headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned());
+    let answer = ask(&app, move |app| {
+        let request: SyncRequest = format.decode(&bytes, &app.limits)?;
+        drop(bytes);
+        check_version(request.version)?;
+        wire::check_idempotency_key(key.as_deref(), &request)?;
+        let rows_up: usize = request.scopes.iter().filter_map(|scope| scope.push.as_ref()).map(|push| push.rows.rows.len()).sum();
+        let response = app.authority.sync(&caller, request)?;
+        let commits = response.scopes.iter().filter(|scope| matches!(scope.outcome, Some(Outcome::Committed(_)))).count();
+        let rows_down: usize = response.scopes.iter().filter_map(|scope| scope.delta.as_ref()).map(|delta| delta.rows.rows.len()).sum();
+        app.metrics.synced(commits, rows_up, rows_down);
+        answer_format.encode(&response)
+    });
+    Ok(answer_format.respond(answer.await?))
+}
+
+async fn enrol(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let format = Format::of_request(&headers)?;
+    let bytes = wire::read(&headers, body, &app.limits).await?;
+    let answer_format = Format::of_answer(&headers, format);
+    let answer = ask(&app, move |app| {
+        let request: EnrolRequest = format.decode(&bytes, &app.limits)?;
+        check_version(request.version)?;
+        answer_format.encode(&app.authority.enrol(request)?)
+    });
+    Ok(answer_format.respond(answer.await?))
+}
+
+fn check_version(version: u16) -> Result<(), ApiError> {
+    match version {
+        VERSION => Ok(()),
+        older if older < VERSION => Err(ApiError::UpgradeRequired(format!("this app speaks version {older}, the authority {VERSION}; update the app"))),
+        newer => Err(ApiError::UpgradeRequired(format!("this app speaks version {newer}, the authority {VERSION}; the operator must update the authority"))),
+    }
+}
+
+async fn devices(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let caller = caller(&app, &headers).await?;
+    let format = Format::of_answer(&headers, Format::Json);
+    let answer = ask(&app, move |app| format.encode(&app.authority.devices(&caller)?)).await?;
+    Ok(format.respond(answer))
+}
+
+async fn revoke(State(app): State<Arc<App>>, headers: HeaderMap, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+    let caller = caller(&app, &headers).await?;
+    let device = DeviceId::parse(&id).ok_or_else(|| ApiError::BadRequest("a device id has 32 hex digits; GET /v1/devices lists them".into()))?;
+    ask(&app, move |app| app.authority.revoke(&caller, device)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn changes(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(scope): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Result<Response, ApiError> {
+    let caller = caller(&app, &headers).await?;
+    let (mut cursor, mut limit) = (None, CHANGES_DEFAULT);
+    for (name, value) in query {
+        match name.as_str() {
+            "cursor" if value.is_empty() => {}
+            "cursor" => cursor = Some(parse_cursor(&value).ok_or_else(|| ApiError::BadRequest("cursor is not a `next_cursor` of an earlier answer".into()))?),
+            "limit" => limit = value.parse().map_err(|_| ApiError::BadRequest(format!("limit is a number from 1 to {CHANGES_MAX}")))?,
+            _ => return Err(ApiError::BadRequest("only cursor and limit can be given here".into())),
+        }
+    }
+    let limit = limit.clamp(1, CHANGES_MAX);
+    let answer = ask(&app, move |app| Format::Json.encode(&app.authority.changes(&caller, &ScopeId(scope), cursor, limit)?)).await?;
+    Ok(Format::Json.respond(answer))
+}
+
+async fn watch_scopes(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let caller = caller(&app, &headers).await?;
+    watch::open(app, caller).await
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    match *app.draining.borrow() {
+        true => ApiError::Unavailable("the authority is shutting down".into()).into_response(),
+        false => "ready\n".into_response(),
+    }
+}
+
+async fn show_metrics(State(app): State<Arc<App>>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.text(app.streams.open())).into_response()
+}

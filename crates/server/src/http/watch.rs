@@ -1,0 +1,171 @@
+//! `GET /v1/watch`: server-sent events that say "scope S is at n" and no more; data comes by pull.
+//!
+//! Every scope of the caller is told once on connecting, so a device learns what it missed while it had no stream. Wakes are
+//! coalesced: a device that reads slowly is told the latest head, not each one. Every few seconds the caller's rights and
+//! heads are read again: that ends the stream of a revoked device, brings new scopes, and wakes for commits of other processes.
+
+use super::{App, ask};
+use crate::accounts::Caller;
+use crate::api_error::ApiError;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use syncline_core::{ScopeId, Seq};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::Interval;
+
+/// Silence never lasts longer: the device takes 20 s without a byte for a dead connection.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Revocation takes effect within 5 s at open streams.
+const RECHECK: Duration = Duration::from_secs(4);
+/// Streams of one account.
+const STREAMS_MAX: usize = 100;
+
+/// Counts open streams, by account.
+#[derive(Clone, Default)]
+pub(super) struct Streams(Arc<Mutex<BTreeMap<String, usize>>>);
+
+impl Streams {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        self.lock().values().sum()
+    }
+    fn take(&self, account: &str) -> Result<Slot, ApiError> {
+        let mut open = self.lock();
+        let n = open.entry(account.to_owned()).or_default();
+        if *n >= STREAMS_MAX {
+            let message = format!("the account has {STREAMS_MAX} open streams; close one, or sync on a schedule");
+            return Err(ApiError::RateLimited { message, retry_after_s: 60 });
+        }
+        *n += 1;
+        Ok(Slot { streams: self.clone(), account: account.to_owned() })
+    }
+}
+
+/// A place among the account's streams, given back when dropped.
+struct Slot {
+    streams: Streams,
+    account: String,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut open = self.streams.lock();
+        if let Some(n) = open.get_mut(&self.account) {
+            *n -= 1;
+            if *n == 0 {
+                open.remove(&self.account);
+            }
+        }
+    }
+}
+
+/// Answers with the stream.
+pub(super) async fn open(app: Arc<App>, caller: Caller) -> Result<Response, ApiError> {
+    let slot = app.streams.take(&caller.account)?;
+    let asker = caller.clone();
+    let watch = ask(&app, move |app| app.authority.watch(&asker)).await?;
+    let recheck = tokio::time::interval_at(tokio::time::Instant::now() + RECHECK, RECHECK);
+    let mut feed = Feed { app, caller, told: BTreeMap::new(), waiting: VecDeque::new(), changes: watch.changes, recheck, _slot: slot };
+    feed.heads(watch.heads);
+    let events = futures_util::stream::unfold(feed, async |mut feed| Some((Ok::<_, Infallible>(feed.next().await?), feed)));
+    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response();
+    // Proxies that buffer answers would hold wakes back.
+    response.headers_mut().insert("x-accel-buffering", axum::http::HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+struct Feed {
+    app: Arc<App>,
+    caller: Caller,
+    /// The caller's scopes and what was last told of each.
+    told: BTreeMap<ScopeId, Seq>,
+    /// Scopes of which there is something to tell.
+    waiting: VecDeque<ScopeId>,
+    changes: broadcast::Receiver<(ScopeId, Seq)>,
+    recheck: Interval,
+    _slot: Slot,
+}
+
+impl Feed {
+    /// Returns the next event; `None` ends the stream.
+    async fn next(&mut self) -> Option<Event> {
+        let mut draining = self.app.draining.clone();
+        let drained = async move { drop(draining.wait_for(|draining| *draining).await) };
+        let mut drained = std::pin::pin!(drained);
+        loop {
+            if let Some(event) = self.take_event() {
+                return Some(event);
+            }
+            tokio::select! {
+                _ = &mut drained => return None,
+                _ = self.recheck.tick() => self.refresh().await?,
+                change = self.changes.recv() => match change {
+                    Ok((scope, seq)) => {
+                        self.moved(scope, seq);
+                        // What has come meanwhile goes into the same wakes.
+                        while let Ok((scope, seq)) = self.changes.try_recv() {
+                            self.moved(scope, seq);
+                        }
+                    }
+                    Err(RecvError::Lagged(_)) => self.refresh().await?,
+                    Err(RecvError::Closed) => return None,
+                },
+            }
+        }
+    }
+
+    fn take_event(&mut self) -> Option<Event> {
+        let scope = self.waiting.pop_front()?;
+        let seq = self.told.get(&scope)?;
+        Some(Event::default().event("scope").data(serde_json::json!({ "scope": scope, "seq": seq }).to_string()))
+    }
+
+    fn moved(&mut self, scope: ScopeId, seq: Seq) {
+        // Scopes of others are in the channel too.
+        let Some(told) = self.told.get_mut(&scope) else { return };
+        if *told != seq {
+            *told = seq;
+            if !self.waiting.contains(&scope) {
+                self.waiting.push_back(scope);
+            }
+        }
+    }
+
+    fn heads(&mut self, heads: Vec<(ScopeId, Seq)>) {
+        let mut told = BTreeMap::new();
+        for (scope, seq) in heads {
+            if self.told.get(&scope) != Some(&seq) && !self.waiting.contains(&scope) {
+                self.waiting.push_back(scope.clone());
+            }
+            told.insert(scope, seq);
+        }
+        self.waiting.retain(|scope| told.contains_key(scope));
+        self.told = told;
+    }
+
+    /// Reads rights and heads again; `None` once the device may not listen any more.
+    async fn refresh(&mut self) -> Option<()> {
+        let caller = self.caller.clone();
+        let read = ask(&self.app, move |app| {
+            let here = app.authority.devices(&caller)?.into_iter().find(|device| device.device_id == caller.device_id);
+            match here {
+                Some(device) if device.revoked_ms.is_none() => Ok(app.authority.watch(&caller)?.heads),
+                _ => Err(ApiError::DeviceRevoked),
+            }
+        });
+        match read.await {
+            Ok(heads) => self.heads(heads),
+            // A busy moment is no reason to drop every stream; rights are read again at the next tick.
+            Err(ApiError::Unavailable(_)) => {}
+            Err(_) => return None,
+        }
+        Some(())
+    }
+}
