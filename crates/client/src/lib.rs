@@ -1,1 +1,4 @@
-//! Under construction.
+//! Syncline on a device: what an app embeds.
+
+pub mod identity;
+pub mod link;
