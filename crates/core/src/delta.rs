@@ -5,7 +5,7 @@ use crate::colset::ColSet;
 use crate::ids::{Chain, HistoryId, ScopeId, Seq, WriterId};
 use crate::key::Key;
 use crate::row::RowState;
-use crate::state_codec;
+use crate::state_codec::{self, Decoded};
 use crate::value::Value;
 use serde::{Deserialize, Serialize};
 
@@ -141,10 +141,11 @@ pub struct Delta {
 }
 
 impl Rows {
-    /// Decodes one row: its table's index, its state with values, and the columns present.
-    pub fn open(&self, row: &DeltaRow) -> Result<(RowState, ColSet), DecodeError> {
+    /// Decodes one row: its state with values, and the columns present.
+    pub fn open(&self, row: &DeltaRow) -> Result<Decoded, DecodeError> {
         let table = self.tables.get(row.table as usize).ok_or(DecodeError::Malformed("table number"))?;
-        let (mut state, present) = state_codec::decode(&row.state, |n| self.writers.get(n as usize).copied())?;
+        let mut decoded = state_codec::decode(&row.state, |n| self.writers.get(n as usize).copied())?;
+        let (state, present) = (&mut decoded.state, &decoded.present);
         if state.cells.len() > table.columns.len() {
             return Err(DecodeError::Malformed("column number"));
         }
@@ -156,7 +157,7 @@ impl Rows {
                 cell.value = value.clone();
             }
         }
-        Ok((state, present))
+        Ok(decoded)
     }
 }
 

@@ -28,5 +28,6 @@ pub use key::Key;
 pub use protocol::*;
 pub use row::{Cell, Dot, RowState};
 pub use schema::{Schema, TableDef};
+pub use state_codec::Decoded;
 pub use value::Value;
 pub use vv::Vv;

@@ -14,6 +14,7 @@ use crate::vv::Vv;
 const VERSION: u8 = 1;
 const PLAIN: u8 = 0x10;
 const GRAVESTONE: u8 = 0x20;
+const PARTIAL: u8 = 0x40;
 
 /// Encodes a state; the cells named in `mask` count as present, their values go elsewhere, in order of column.
 pub fn encode<E>(state: &RowState, mask: &ColSet, mut number: impl FnMut(WriterId) -> Result<u64, E>) -> Result<Vec<u8>, E> {
@@ -25,7 +26,8 @@ pub fn encode<E>(state: &RowState, mask: &ColSet, mut number: impl FnMut(WriterI
         put(&mut out, columns as u64);
         return Ok(out);
     }
-    out.push(VERSION | if state.gravestone { GRAVESTONE } else { 0 });
+    let partial = (0..state.cells.len()).any(|c| state.cell(c).is_some() && !mask.contains(c));
+    out.push(VERSION | if state.gravestone { GRAVESTONE } else { 0 } | if partial { PARTIAL } else { 0 });
     let mut stamps: Vec<Stamp> = Vec::new();
     for dot in &state.live {
         stamps.push(dot.stamp);
@@ -87,8 +89,19 @@ fn put_stamp<E>(out: &mut Vec<u8>, s: Stamp, number: &mut impl FnMut(WriterId) -
     Ok(())
 }
 
-/// Decodes a state whose present cells hold NULL, and the set of present cells.
-pub fn decode(bytes: &[u8], writer: impl Fn(u64) -> Option<WriterId>) -> Result<(RowState, ColSet), DecodeError> {
+/// A decoded state: its present cells hold NULL until their values are put in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    /// The state.
+    pub state: RowState,
+    /// The columns present.
+    pub present: ColSet,
+    /// Whether the sender left columns out, because the receiver holds them.
+    pub partial: bool,
+}
+
+/// Decodes a state.
+pub fn decode(bytes: &[u8], writer: impl Fn(u64) -> Option<WriterId>) -> Result<Decoded, DecodeError> {
     let mut from = Reader::new(bytes);
     let head = from.byte()?;
     if head & 0x0f != VERSION {
@@ -111,7 +124,7 @@ pub fn decode(bytes: &[u8], writer: impl Fn(u64) -> Option<WriterId>) -> Result<
         let state = RowState::inserted(s, vec![Value::Null; columns as usize]);
         let mut present = ColSet::all(columns as usize);
         present.remove_liveness();
-        return Ok((state, present));
+        return Ok(Decoded { state, present, partial: false });
     }
     state.gravestone = head & GRAVESTONE != 0;
     let stamps = (0..from.count()?).map(|_| read_stamp(&mut from)).collect::<Result<Vec<_>, _>>()?;
@@ -152,5 +165,5 @@ pub fn decode(bytes: &[u8], writer: impl Fn(u64) -> Option<WriterId>) -> Result<
     if state.ctx.is_empty() {
         return Err(DecodeError::Malformed("a row without context"));
     }
-    Ok((state, present))
+    Ok(Decoded { state, present, partial: head & PARTIAL != 0 })
 }

@@ -1,0 +1,128 @@
+//! One sync, without I/O: what to send next, and what an answer does. The same code runs in the app, in the CLI and in the
+//! simulator; only who carries the messages differs.
+//!
+//! Call `next`, send what it returns, call `answer` with what comes back, and go on until it says `Step::Done`. Whatever is
+//! lost or killed in between: a new `Session` on the same database goes on where the last one was.
+
+use syncline_core::{Limits, SyncRequest, SyncResponse};
+use syncline_replica::{Env, Replica, Result, Scope};
+
+/// The most rounds in which refused rows are parked and the rest goes again; then `retries_exhausted`.
+pub const ROUNDS_MAX: u32 = 5;
+
+/// Whether a sync goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Call `next` and send again.
+    Again,
+    /// Everything that could be done has been done.
+    Done,
+}
+
+/// What a sync did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Rows of ours that the authority has committed.
+    pub rows_up: u64,
+    /// Business rows that came, deletions included, without our own.
+    pub rows_down: u64,
+    /// How far this device has applied.
+    pub bundle_seq: u64,
+    /// Whether everything was read anew.
+    pub hydrate: bool,
+    /// Rows that wait for a decision now.
+    pub parked: u64,
+    /// Rows pending now, parked ones included.
+    pub pending: u64,
+    /// Requests sent.
+    pub requests: u32,
+    /// Rounds in which rows were refused, plus one.
+    pub rounds: u32,
+    /// Whether refusals went on for `ROUNDS_MAX` rounds; nothing is lost, the next sync tries again.
+    pub retries_exhausted: bool,
+    /// Rows staged and rows still to come of a delta that is being read.
+    pub progress: Option<(u64, u64)>,
+    /// What changed in tables: (table, key).
+    pub changed: Vec<(i64, syncline_core::Key)>,
+    /// Things that the owner should know of, in words.
+    pub notices: Vec<String>,
+    /// Whether this device and the authority differ although they should be equal; a resync mends it.
+    pub digest_differs: bool,
+}
+
+/// One sync in progress.
+pub struct Session {
+    limits: Limits,
+    summary: Summary,
+    checkpoints: bool,
+    more: bool,
+    sent_rows: u64,
+}
+
+impl Session {
+    /// Begins a sync.
+    pub fn new(limits: Limits) -> Session {
+        Session { limits, summary: Summary { rounds: 1, ..Summary::default() }, checkpoints: false, more: false, sent_rows: 0 }
+    }
+
+    /// Returns what has been done so far.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Absorbs what was captured, freezes a bundle and returns the request to send.
+    pub fn next(&mut self, replica: &mut Replica, env: &mut Env) -> Result<SyncRequest> {
+        let (limits, checkpoints) = (self.limits, self.checkpoints);
+        let push = !self.summary.retries_exhausted;
+        let (request, more) = replica.transact(env, |tx| {
+            let scope = tx.scope(1)?;
+            let absorbed = tx.absorb()?;
+            let touched = absorbed.changed.iter().map(|c| c.1).collect();
+            tx.unpark_waiting(&scope, &touched)?;
+            let (request, more) = tx.build_request(&scope, &limits, push, checkpoints)?;
+            let queued = tx.pending_figures(&scope)?.0;
+            let fingerprint = tx.fingerprint()?;
+            let request = SyncRequest { version: syncline_core::VERSION, device_time_ms: tx.env.now_ms, fingerprint, queued, scopes: vec![request] };
+            Ok((request, more))
+        })?;
+        self.more = more;
+        self.sent_rows = request.scopes[0].push.as_ref().map_or(0, |p| p.rows.rows.len() as u64);
+        self.summary.requests += 1;
+        Ok(request)
+    }
+
+    /// Takes an answer in, in one transaction that absorbs first.
+    pub fn answer(&mut self, replica: &mut Replica, env: &mut Env, sent: &SyncRequest, answer: &SyncResponse) -> Result<Step> {
+        let limits = self.limits;
+        let (Some(sent), Some(given)) = (sent.scopes.first(), answer.scopes.first()) else { return Ok(Step::Done) };
+        let (taken, figures, cursor) = replica.transact(env, |tx| {
+            let scope: Scope = tx.scope(1)?;
+            tx.absorb()?;
+            let taken = tx.take_answer(&scope, answer.history, sent, given, &limits)?;
+            let figures = tx.pending_figures(&scope)?;
+            let cursor = tx.cursor(&scope)?.map_or(0, |c| c.seq.0);
+            Ok((taken, figures, cursor))
+        })?;
+        self.checkpoints = taken.notices.iter().any(|n| n == "checkpoints");
+        let summary = &mut self.summary;
+        if taken.committed.is_some() {
+            summary.rows_up += self.sent_rows;
+        }
+        summary.rows_down += taken.rows_down;
+        summary.bundle_seq = cursor;
+        summary.hydrate |= taken.hydrated;
+        (summary.pending, summary.parked) = (figures.0, figures.1);
+        summary.progress = taken.progress;
+        summary.changed.extend(taken.changed.into_iter().map(|c| (c.1, c.2)));
+        summary.notices.extend(taken.notices.into_iter().filter(|n| n != "checkpoints"));
+        summary.digest_differs = taken.digest_differs;
+        if taken.parked > 0 || matches!(given.outcome, Some(syncline_core::Outcome::Rejected { .. })) {
+            summary.rounds += 1;
+            if summary.rounds > ROUNDS_MAX {
+                summary.retries_exhausted = true;
+            }
+        }
+        let more = self.more && taken.committed.is_some();
+        Ok(if taken.again || more { Step::Again } else { Step::Done })
+    }
+}

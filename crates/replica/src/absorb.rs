@@ -1,0 +1,356 @@
+//! Absorb: captured writes become stamped row states.
+//!
+//! It comes first in every transaction that applies or freezes. The log is folded per row, so that a row written a hundred
+//! times costs one state, and two columns edited hours apart keep their own times.
+
+use crate::bind::values;
+use crate::capture::{MASK_BITS, image_log, must_scan, op};
+use crate::error::{Doing, Result};
+use crate::registry::Table;
+use crate::rows::{Kind, RowRecord};
+use crate::tx::{Role, Scope, Tx};
+use rusqlite::{OptionalExtension, params};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use syncline_core::{ColSet, Hlc, Key, Seq, Stamp, Value, planted};
+
+/// What an absorb found.
+#[derive(Debug, Default)]
+pub struct Absorbed {
+    /// Rows whose state changed.
+    pub rows: u64,
+    /// (scope, table, key) of each, in order of their first capture.
+    pub changed: Vec<(i64, i64, Key)>,
+    /// Tables whose capture had to be mended.
+    pub repaired: Vec<String>,
+}
+
+/// Everything captured of one row since the last absorb.
+#[derive(Default)]
+struct Fold {
+    /// Column times before the first deletion: the end of the old life.
+    before: Vec<(usize, i64)>,
+    /// The first deletion's image and the last one's time.
+    deleted: Option<(i64, i64)>,
+    /// When it was inserted last, if that was after the last deletion.
+    inserted: Option<i64>,
+    /// Column times since.
+    times: Vec<(usize, i64)>,
+    /// Someone saw that it may be gone: the log entry with its image.
+    check: Option<i64>,
+    /// The last entry's time.
+    last: i64,
+}
+
+/// How many log entries are folded at a time, so that memory stays flat.
+const CHUNK: i64 = 200_000;
+
+impl Tx<'_> {
+    /// Absorbs all captured writes. On a device they become pending; at the authority they get the number `seq`,
+    /// which the caller has drawn for a bundle of each scope concerned.
+    pub fn absorb(&mut self) -> Result<Absorbed> {
+        let mut out = Absorbed { repaired: self.verify_capture()?, ..Absorbed::default() };
+        self.absorb_log(&mut out)?;
+        Ok(out)
+    }
+
+    /// Absorbs the log without looking at the schema first. Rows that are as their state says are left alone.
+    pub fn absorb_log(&mut self, out: &mut Absorbed) -> Result<()> {
+        let shift = self.clock_shift()?;
+        let mut touched = HashSet::new();
+        loop {
+            let last: Option<i64> = self
+                .conn
+                .prepare_cached("SELECT max(id) FROM (SELECT id FROM _syncline_log ORDER BY id LIMIT ?1)")
+                .and_then(|mut q| q.query_row([CHUNK], |r| r.get(0)))
+                .doing("reading the capture log")?;
+            let Some(last) = last else { break };
+            let folds = self.fold_log(last, &mut touched)?;
+            for ((table, scope, key), fold) in folds {
+                if self.absorb_row(&table, &scope, &key, &fold, shift)? {
+                    out.rows += 1;
+                    out.changed.push((scope.n, table.n, key));
+                }
+            }
+            self.conn.prepare_cached("DELETE FROM _syncline_log WHERE id <= ?1").and_then(|mut q| q.execute([last])).doing("emptying the capture log")?;
+            for table in &touched {
+                let sql = format!("DELETE FROM {}", image_log(*table));
+                self.conn.prepare_cached(&sql).and_then(|mut q| q.execute([])).doing("emptying an image log")?;
+            }
+        }
+        for table in touched {
+            let table = self.registry()?.get(table)?;
+            // Rows displaced through an index on expressions leave no trace: look for them, then go once more.
+            if must_scan(&table) {
+                self.note_missing(&table)?;
+                let more = self.conn.query_row("SELECT EXISTS (SELECT 1 FROM _syncline_log)", [], |r| r.get::<_, bool>(0)).doing("reading the capture log")?;
+                if more {
+                    self.absorb_log(out)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns by how many ms captured wall times are to be shifted, as the last sync measured.
+    fn clock_shift(&self) -> Result<i64> {
+        Ok(self.meta::<i64>("clock_shift_ms")?.unwrap_or(0))
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn fold_log(&mut self, last: i64, touched: &mut HashSet<i64>) -> Result<Vec<((Arc<Table>, Scope, Key), Fold)>> {
+        let registry = self.registry()?;
+        let mut index: HashMap<(i64, i64, Key), usize> = HashMap::new();
+        let mut folds: Vec<((Arc<Table>, Scope, Key), Fold)> = Vec::new();
+        let mut generations: HashMap<(i64, i64), Option<Vec<usize>>> = HashMap::new();
+        let conn = self.conn;
+        let mut q = conn.prepare_cached("SELECT id, tbl, op, generation, at, mask, scope, * FROM _syncline_log WHERE id <= ?1 ORDER BY id").doing("reading the capture log")?;
+        // The named columns come first, then all columns of the log in their order: the keys begin behind the log's seven.
+        let keys_at = 7 + 7;
+        let mut rows = q.query([last]).doing("reading the capture log")?;
+        while let Some(r) = rows.next().doing("reading the capture log")? {
+            let read = || -> rusqlite::Result<(i64, i64, i64, i64, i64, Value, Option<String>)> {
+                Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, crate::bind::value(r.get_ref(5)?), r.get(6)?))
+            };
+            let (id, table, what, generation, at, mask, scope) = read().doing("reading the capture log")?;
+            let Ok(table) = registry.get(table) else { continue };
+            touched.insert(table.n);
+            let key = values(r, keys_at, table.key.len()).doing("reading the capture log")?;
+            if key.contains(&Value::Null) {
+                // A key with NULL in it names no row. Reported by `doctor`; the row syncs as soon as its key is whole.
+                continue;
+            }
+            let key = Key::encode(&key);
+            let scope = match scope {
+                Some(name) => match self.find_scope(&syncline_core::ScopeId(name))? {
+                    Some(scope) => scope,
+                    None => continue,
+                },
+                None => self.scope(1)?,
+            };
+            let i = *index.entry((scope.n, table.n, key.clone())).or_insert_with(|| {
+                folds.push(((table.clone(), scope, key), Fold::default()));
+                folds.len() - 1
+            });
+            let fold = &mut folds[i].1;
+            fold.last = fold.last.max(at);
+            match what {
+                op::INSERT => {
+                    fold.inserted = Some(at);
+                    fold.times.clear();
+                }
+                op::DELETE => {
+                    if fold.deleted.is_none() {
+                        fold.before = std::mem::take(&mut fold.times);
+                    }
+                    let image = fold.deleted.map_or(id, |d| d.0);
+                    fold.deleted = Some((image, at));
+                    fold.inserted = None;
+                    fold.times.clear();
+                }
+                op::CHECK => fold.check = Some(id),
+                _ => {
+                    let columns = match generations.entry((table.n, generation)) {
+                        std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
+                        std::collections::hash_map::Entry::Vacant(e) => e.insert(self.generation(table.n, generation)?),
+                    };
+                    for c in changed_columns(&mask, columns.as_deref(), &table) {
+                        match fold.times.iter_mut().find(|t| t.0 == c) {
+                            Some(t) => t.1 = t.1.max(at),
+                            None => fold.times.push((c, at)),
+                        }
+                    }
+                }
+            }
+        }
+        Ok(folds)
+    }
+
+    /// Returns which column each bit of a generation's mask means.
+    fn generation(&self, table: i64, generation: i64) -> Result<Option<Vec<usize>>> {
+        let json: Option<String> = self
+            .conn
+            .prepare_cached("SELECT columns FROM _syncline_generation WHERE tbl = ?1 AND generation = ?2")
+            .and_then(|mut q| q.query_row(params![table, generation], |r| r.get(0)).optional())
+            .doing("reading a generation of triggers")?;
+        Ok(json.and_then(|j| serde_json::from_str(&j).ok()))
+    }
+
+    /// Reads what a row looked like when it was deleted, from the image log.
+    fn image(&self, table: &Table, entry: i64) -> Result<Option<Vec<Value>>> {
+        let columns: Vec<String> = table.shown.iter().map(|c| format!("c{c}")).collect();
+        let columns = if columns.is_empty() { "1".to_owned() } else { columns.join(", ") };
+        self.conn
+            .prepare_cached(&format!("SELECT {columns} FROM {} WHERE id = ?1", image_log(table.n)))
+            .and_then(|mut q| q.query_row([entry], |r| values(r, 0, table.shown.len())).optional())
+            .doing("reading a deleted row's image")
+    }
+
+    /// Makes one row's captured writes part of its state. Says whether anything changed.
+    fn absorb_row(&mut self, t: &Table, scope: &Scope, key: &Key, fold: &Fold, shift: i64) -> Result<bool> {
+        let current = t.read(self, scope, key)?;
+        let record = self.load(scope, t, key)?;
+        let mut row = match record {
+            Some(row) => row,
+            None if current.is_none() => return Ok(false),
+            None => RowRecord::unknown(key.clone()),
+        };
+        let was_shown = row.is_shown();
+        if current.is_none() && !was_shown {
+            return Ok(false);
+        }
+        // Values that are not in the table come from the image; those in the table are put in below.
+        row.kind = if was_shown { Kind::Shelved } else { row.kind };
+        row.complete(self, t, scope)?;
+        let at = |ms: i64| Hlc::from_ms(ms.saturating_add(shift));
+        let mut changed = ColSet::none();
+        let mut born = false;
+        let writer = self.writer()?;
+
+        if was_shown && (fold.deleted.is_some() || current.is_none()) {
+            let image = match fold.deleted.map(|d| d.0).or(fold.check) {
+                Some(entry) => self.image(t, entry)?,
+                None => None,
+            };
+            let least = row.state.next_hlc();
+            match image {
+                Some(image) => {
+                    // Writes of the old life that its deletion ended: they are in the image, and need their own stamps.
+                    for (c, ms) in &fold.before {
+                        if let Some(i) = t.shown.iter().position(|s| s == c) {
+                            let stamp = Stamp { hlc: at(*ms).max(least), writer };
+                            row.state.write(*c, stamp, image[i].clone());
+                            changed.insert(*c);
+                        }
+                    }
+                    row.fill(t, image);
+                }
+                None => row.state.cells.iter_mut().for_each(|c| *c = None),
+            }
+            let latest = row.state.cells.iter().flatten().map(|c| c.stamp.hlc).max().unwrap_or_default();
+            let ms = fold.deleted.map_or(fold.last, |d| d.1);
+            row.state.delete(Stamp { hlc: at(ms).max(least).max(latest), writer });
+            changed.insert_liveness();
+        }
+        if let Some(values) = current {
+            if row.state.is_dead() {
+                let least = row.state.next_hlc();
+                let stamp = Stamp { hlc: at(fold.inserted.unwrap_or(fold.last)).max(least), writer };
+                changed.union(&row.state.insert(stamp, t.columns.len()));
+                for (c, value) in t.shown.iter().zip(&values) {
+                    row.state.write(*c, stamp, value.clone());
+                }
+                self.write_columns(&mut row, t, &values, &fold.times, &at, stamp.hlc)?;
+                born = true;
+            } else {
+                row.fill(t, values.clone());
+                if row.compute_hash(t) == row.hash && was_shown {
+                    return Ok(false);
+                }
+                let all = |ms: i64| t.shown.iter().map(|c| (*c, ms)).collect::<Vec<_>>();
+                let mut times = match fold.inserted {
+                    Some(ms) => all(ms),
+                    None if fold.times.is_empty() || !was_shown => all(fold.last),
+                    None => vec![],
+                };
+                for (c, ms) in &fold.times {
+                    match times.iter_mut().find(|x| x.0 == *c) {
+                        Some(x) => x.1 = *ms,
+                        None => times.push((*c, *ms)),
+                    }
+                }
+                if times.is_empty() {
+                    return Ok(false);
+                }
+                let least = row.state.next_hlc();
+                changed.union(&self.write_columns(&mut row, t, &values, &times, &at, least)?);
+                changed.insert_liveness();
+            }
+            row.kind = Kind::Shown;
+        }
+        self.note_local(scope, t, &mut row, &changed, born)?;
+        Ok(true)
+    }
+
+    /// Writes columns at their own times as one edit; no stamp is below `least`.
+    fn write_columns(
+        &mut self,
+        row: &mut RowRecord,
+        t: &Table,
+        values: &[Value],
+        times: &[(usize, i64)],
+        at: &impl Fn(i64) -> Hlc,
+        least: Hlc,
+    ) -> Result<ColSet> {
+        let writer = self.writer()?;
+        let mut changed = ColSet::none();
+        let mut latest = Hlc::default();
+        for (c, ms) in times {
+            let Some(i) = t.shown.iter().position(|s| s == c) else { continue };
+            let hlc = if planted::on("stamp_below_context") { at(*ms) } else { at(*ms).max(least) };
+            latest = latest.max(hlc);
+            row.state.write(*c, Stamp { hlc, writer }, values[i].clone());
+            changed.insert(*c);
+        }
+        if latest > Hlc::default() {
+            row.state.edit(Stamp { hlc: latest, writer });
+        }
+        Ok(changed)
+    }
+
+    /// Saves a row that was changed here: pending on a device; un-parked and un-shelved, since the change may have mended it.
+    pub(crate) fn note_local(&mut self, scope: &Scope, t: &Table, row: &mut RowRecord, changed: &ColSet, born: bool) -> Result<()> {
+        match self.role {
+            Role::Device => {
+                row.add_pending(changed);
+                self.touch(scope, row)?;
+                self.unpark(scope, t, &row.key)?;
+            }
+            Role::Authority => {
+                let seq = self.head(scope.n)?.next();
+                number(row, t, changed, seq, born);
+            }
+        }
+        self.save(scope, t, row)?;
+        if row.is_shown() || row.state.is_dead() {
+            self.unshelve_note(scope, t, &row.key)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a row of a device the next number of its own sequence.
+    pub(crate) fn touch(&mut self, scope: &Scope, row: &mut RowRecord) -> Result<()> {
+        let seq = self.head(scope.n)?.next();
+        self.set_head(scope.n, seq)?;
+        row.seq = seq;
+        Ok(())
+    }
+}
+
+/// Numbers a row of the authority as changed by the bundle `seq`; `born` if it went from dead to alive.
+pub fn number(row: &mut RowRecord, t: &Table, changed: &ColSet, seq: Seq, born: bool) {
+    let before = row.seq;
+    if born || row.is_new() {
+        row.col_seqs = Default::default();
+    } else {
+        row.col_seqs.note(changed, seq, before, t.columns.len());
+    }
+    if row.created.0 == 0 {
+        row.created = seq;
+    }
+    row.seq = seq;
+    row.version = seq;
+}
+
+/// Which columns a mask names; all shown ones if it was made by triggers that nobody knows any more.
+fn changed_columns(mask: &Value, columns: Option<&[usize]>, t: &Table) -> Vec<usize> {
+    let Some(columns) = columns else { return t.shown.clone() };
+    let words: Vec<i64> = match mask {
+        Value::Int(n) => vec![*n],
+        Value::Text(text) => String::from_utf8_lossy(text).split(',').filter_map(|w| w.parse().ok()).collect(),
+        _ => return t.shown.clone(),
+    };
+    let set = |i: usize| words.get(i / MASK_BITS).is_some_and(|w| w >> (i % MASK_BITS) & 1 == 1);
+    columns.iter().enumerate().filter(|(i, _)| set(*i)).map(|(_, c)| *c).collect()
+}
+

@@ -1,0 +1,294 @@
+//! Apply: a complete delta becomes visible in one transaction.
+//!
+//! Row states always merge. What a table cannot hold is shelved and never stops the delta; `shelf` then settles which of
+//! two clashing rows is shown, as a function of the states alone. Foreign-key actions are off on a device's connection:
+//! their effects arrive as row states.
+
+use crate::clash::Clash;
+use crate::error::{Doing, Error, Result};
+use crate::registry::Table;
+use crate::rows::{Kind, RowRecord};
+use crate::tx::{Scope, Tx};
+use rusqlite::params;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use syncline_core::schema::TableDef;
+use syncline_core::{Cell, ColSet, Decoded, Key, RowState, Rows, Seq, planted};
+
+/// A row of a delta in this replica's terms.
+pub struct Incoming {
+    /// Its key.
+    pub key: Key,
+    /// Its state.
+    pub state: RowState,
+    /// Liveness and the columns that it carries.
+    pub mask: ColSet,
+    /// Whether columns were left out.
+    pub partial: bool,
+    /// The authority's `row_version`, or in a push the `base_row_version`.
+    pub seq: Seq,
+    /// `created_seq`.
+    pub created: Seq,
+}
+
+/// What an apply has done so far.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Rows that came.
+    pub rows: u64,
+    /// (scope, table, key) of rows whose table changed.
+    pub changed: Vec<(i64, i64, Key)>,
+    /// Rows that wait for a foreign-key check at the end.
+    pub(crate) check: Vec<(Arc<Table>, Key)>,
+    /// Keys seen, when a resync must find those that were not.
+    pub(crate) seen: Option<HashSet<(i64, Key)>>,
+    /// Tables that changed at all, by number.
+    pub(crate) touched: HashSet<i64>,
+}
+
+/// Translates a page's tables into this replica's.
+pub struct Translation {
+    tables: Vec<(Arc<Table>, Option<Vec<usize>>)>,
+}
+
+impl Translation {
+    /// Finds, or registers as "elsewhere", the tables and columns that a page names.
+    pub fn new(tx: &mut Tx, rows: &Rows) -> Result<Translation> {
+        let mut tables = Vec::with_capacity(rows.tables.len());
+        for named in &rows.tables {
+            let known = tx.registry()?.find(&named.name);
+            let table = match known {
+                Some(table) => table,
+                None => {
+                    let n = tx.register(&TableDef { name: named.name.clone(), ..TableDef::default() }, false)?;
+                    tx.registry()?.get(n)?
+                }
+            };
+            let mut map = Vec::with_capacity(named.columns.len());
+            for column in &named.columns {
+                map.push(match table.column(column) {
+                    Some(c) => c,
+                    None => tx.register_column(table.n, column, false)?,
+                });
+            }
+            let table = tx.registry()?.get(table.n)?;
+            let identity = map.iter().enumerate().all(|(i, c)| i == *c);
+            tables.push((table, (!identity).then_some(map)));
+        }
+        Ok(Translation { tables })
+    }
+    /// Opens one row of the page.
+    pub fn open(&self, rows: &Rows, i: usize) -> Result<(Arc<Table>, Incoming)> {
+        let row = &rows.rows[i];
+        let Decoded { state, present, partial } = rows.open(row).doing("reading a row of a delta")?;
+        let (table, map) = &self.tables[row.table as usize];
+        let (state, mut mask) = match map {
+            None => (state, present),
+            Some(map) => {
+                let mut moved = RowState { cells: vec![], ..state.clone() };
+                let mut mask = ColSet::none();
+                for c in present.columns() {
+                    moved.set_cell(map[c], state.cell(c).cloned());
+                    mask.insert(map[c]);
+                }
+                (moved, mask)
+            }
+        };
+        mask.insert_liveness();
+        Ok((table.clone(), Incoming { key: row.key.clone(), state, mask, partial, seq: row.seq, created: row.created }))
+    }
+}
+
+impl Tx<'_> {
+    /// Applies a page's rows to a device, as they come from the authority. The caller has absorbed, and set "applying".
+    pub fn apply_rows(&mut self, scope: &Scope, rows: &Rows, out: &mut Applied) -> Result<()> {
+        let translation = Translation::new(self, rows)?;
+        for i in 0..rows.rows.len() {
+            let (table, incoming) = translation.open(rows, i)?;
+            self.apply_row(scope, &table, incoming, out)?;
+        }
+        Ok(())
+    }
+
+    fn apply_row(&mut self, scope: &Scope, t: &Arc<Table>, x: Incoming, out: &mut Applied) -> Result<()> {
+        let mut row = self.load_complete(scope, t, &x.key)?;
+        if row.is_new() && x.partial && !planted::on("partial_taken") {
+            return Err(Error::Incomplete { table: t.def.name.clone(), key: format!("{:?}", x.key) });
+        }
+        out.rows += 1;
+        out.touched.insert(t.n);
+        if let Some(seen) = &mut out.seen {
+            seen.insert((t.n, x.key.clone()));
+        }
+        let before = row.state.clone();
+        let mut changed = row.state.merge(&x.state, &x.mask);
+        row.version = row.version.max(x.seq);
+        if x.created.0 > 0 {
+            row.created = x.created;
+        }
+        changed.union(&settle_pending(&mut row, &x, t));
+        if row.is_new() && row.state.gravestone && row.pend.is_none() {
+            return Ok(()); // a key that was never here, and is gone
+        }
+        let parked = !changed.is_empty() && self.unpark(scope, t, &x.key)?;
+        if !changed.is_empty() || parked {
+            self.touch(scope, &mut row)?;
+        }
+        self.place(scope, t, &mut row, &before, out)?;
+        self.save(scope, t, &mut row)
+    }
+
+    /// Makes the table show a merged row, or shelves it. The record's cells are complete; `before` is the state until now.
+    pub(crate) fn place(&mut self, scope: &Scope, t: &Arc<Table>, row: &mut RowRecord, before: &RowState, out: &mut Applied) -> Result<()> {
+        let was_shown = row.is_shown();
+        if row.state.is_dead() {
+            if was_shown {
+                t.delete(self, scope, &row.key)?;
+                out.changed.push((scope.n, t.n, row.key.clone()));
+                out.check.push((t.clone(), row.key.clone()));
+            } else if row.kind == Kind::Shelved {
+                self.unshelve_note(scope, t, &row.key)?;
+            }
+            return Ok(());
+        }
+        if !t.present {
+            row.kind = Kind::Elsewhere;
+            return Ok(());
+        }
+        let written = if was_shown {
+            let mut differing = ColSet::none();
+            for c in &t.shown {
+                if before.cell(*c).map(|x| &x.value) != row.state.cell(*c).map(|x| &x.value) {
+                    differing.insert(*c);
+                }
+            }
+            if differing.is_empty() {
+                return Ok(());
+            }
+            t.update(self, scope, &row.key, &row.state, &differing).and_then(|found| if found { Ok(()) } else { t.insert(self, scope, &row.key, &row.state) })
+        } else {
+            t.insert(self, scope, &row.key, &row.state)
+        };
+        match written {
+            Ok(()) => {
+                if row.kind == Kind::Shelved {
+                    self.unshelve_note(scope, t, &row.key)?;
+                }
+                row.kind = Kind::Shown;
+                out.check.push((t.clone(), row.key.clone()));
+            }
+            Err(e) => {
+                let clash = Clash::from_error(e)?;
+                if was_shown {
+                    // Its old version must go too: it is not the truth, and may be in another row's way.
+                    t.delete(self, scope, &row.key)?;
+                    out.check.push((t.clone(), row.key.clone()));
+                }
+                row.kind = Kind::Shelved;
+                self.shelve_note(scope, t, &row.key, &clash)?;
+            }
+        }
+        out.changed.push((scope.n, t.n, row.key.clone()));
+        Ok(())
+    }
+
+    /// Ends an apply: settles what is shelved and which children have parents, and offers parked rows again whose obstacle moved.
+    pub fn finish_apply(&mut self, scope: &Scope, out: &mut Applied) -> Result<()> {
+        self.settle_shelf(scope, out)?;
+        self.unpark_waiting(scope, &out.touched)
+    }
+
+    /// Marks this transaction as Syncline's own, so that triggers capture nothing; or ends that.
+    pub fn set_applying(&self, on: bool) -> Result<()> {
+        let sql = if on { "INSERT INTO _syncline_applying VALUES(1)" } else { "DELETE FROM _syncline_applying" };
+        self.conn.prepare_cached(sql).and_then(|mut q| q.execute([])).doing("marking an apply")?;
+        Ok(())
+    }
+
+    /// Removes rows that were confirmed up to `to` and did not come with a resync that hydrated everything up to there.
+    pub fn remove_unseen(&mut self, scope: &Scope, to: Seq, out: &mut Applied) -> Result<()> {
+        let Some(seen) = out.seen.take() else { return Ok(()) };
+        let settled: Vec<(i64, Vec<u8>)> = {
+            let mut q = self
+                .conn
+                .prepare_cached("SELECT tbl, key FROM _syncline_row WHERE scope = ?1 AND pend IS NULL AND version BETWEEN 1 AND ?2")
+                .doing("finding rows that are gone")?;
+            q.query_map(params![scope.n, to.0 as i64], |r| Ok((r.get(0)?, r.get(1)?))).and_then(Iterator::collect).doing("finding rows that are gone")?
+        };
+        for (table, key) in settled {
+            let key = Key(key);
+            if seen.contains(&(table, key.clone())) {
+                continue;
+            }
+            let t = self.registry()?.get(table)?;
+            if let Some(row) = self.load(scope, &t, &key)? {
+                if row.is_shown() {
+                    t.delete(self, scope, &key)?;
+                    out.changed.push((scope.n, table, key.clone()));
+                    out.check.push((t.clone(), key.clone()));
+                }
+                self.unshelve_note(scope, &t, &key)?;
+                self.forget_row(scope, &t, &row)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Decides what of a row is pending after it was merged with the authority's state `x`. Returns what must count as changed.
+///
+/// After a merge every column whose merged *state* (not only value) is not the authority's is pending; pending ends when a
+/// delta brings the column with an equal state and a context that covers ours, or (in `push`) when its bundle is passed.
+fn settle_pending(row: &mut RowRecord, x: &Incoming, t: &Table) -> ColSet {
+    let mut changed = ColSet::none();
+    let dead = row.state.is_dead();
+    let revived_here = x.state.is_dead() && !dead;
+    if revived_here {
+        // Here it lives although the authority buried it: offer it whole.
+        row.pend = Some(t.all_columns());
+        return t.all_columns();
+    }
+    let covered = row.state.ctx.within(&x.state.ctx) || planted::on("pending_ends_by_value");
+    if covered && let Some(pend) = &mut row.pend {
+        if dead {
+            *pend = ColSet::none();
+        } else {
+            let equal: Vec<usize> = x.mask.columns().filter(|c| same_cell(row.state.cell(*c), x.state.cell(*c))).collect();
+            equal.into_iter().for_each(|c| pend.remove(c));
+            if row.state.live == x.state.live {
+                pend.remove_liveness();
+            }
+        }
+    }
+    if !covered && row.pend.as_ref().is_none_or(ColSet::is_empty) {
+        row.pend = Some(ColSet::liveness());
+    }
+    let mut differing = ColSet::none();
+    if !(dead && x.state.is_dead()) {
+        x.mask.columns().filter(|c| !same_cell(row.state.cell(*c), x.state.cell(*c))).for_each(|c| differing.insert(c));
+    }
+    if row.state.live != x.state.live {
+        differing.insert_liveness();
+    }
+    if let Some(pend) = &row.pend {
+        differing.subtract(pend);
+    }
+    if !differing.is_empty() && !planted::on("merged_state_not_pending") {
+        row.add_pending(&differing);
+        changed.union(&differing);
+    }
+    if row.pend.as_ref().is_some_and(ColSet::is_empty) {
+        row.pend = None;
+    }
+    changed
+}
+
+fn same_cell(a: Option<&Cell>, b: Option<&Cell>) -> bool {
+    if planted::on("pending_ends_by_value") {
+        return a.map(|c| &c.value) == b.map(|c| &c.value);
+    }
+    a == b
+}
+
+/// Names and values of a row, for people.
+pub type RowObject = BTreeMap<String, syncline_core::Value>;

@@ -1,0 +1,367 @@
+//! Capture: triggers that note, beside each synced table, which key changed, in which columns and when.
+//!
+//! They are plain SQL, so that any program that writes the file is captured. They note keys, never values: absorb reads those
+//! from the row as it is then. Only what is about to vanish is copied, into the table's image log: a deleted row, and a row
+//! that an `INSERT OR REPLACE` may displace through another unique index, for which SQLite fires no delete trigger.
+
+use crate::error::{Doing, Error, Result};
+use crate::registry::{Affinity, Table, affinity, is_inexact};
+use crate::schema::parse::{parse_index, parse_table};
+use crate::tx::{Role, Tx};
+use rusqlite::params;
+use syncline_core::schema::{IndexPart, quote};
+
+/// What a log entry says happened.
+pub(crate) mod op {
+    pub const INSERT: i64 = 1;
+    pub const UPDATE: i64 = 2;
+    pub const DELETE: i64 = 3;
+    /// The row may be gone: look.
+    pub const CHECK: i64 = 4;
+}
+
+/// Bits of a mask that fit SQLite's INTEGER without its sign.
+pub(crate) const MASK_BITS: usize = 62;
+
+/// Milliseconds since 1970 in SQL that every SQLite since 3.24 has.
+const NOW: &str = "CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER)";
+const NOT_APPLYING: &str = "NOT EXISTS (SELECT 1 FROM _syncline_applying)";
+
+/// Names a table's image log.
+pub(crate) fn image_log(table: i64) -> String {
+    format!("_syncline_image_{table}")
+}
+
+/// The triggers of one table: (name, CREATE TRIGGER statement).
+pub(crate) fn triggers(t: &Table, generation: i64) -> Vec<(String, String)> {
+    let name = quote(&t.def.name);
+    let log = |op: &str, side: &str, mask: &str, from: &str| {
+        let keys: String = (0..t.key.len()).map(|i| format!(", k{i}")).collect();
+        let values: String = t.key.iter().map(|k| format!(", {side}.{}", quote(k))).collect();
+        let scope = if t.scoped { format!("{side}.\"scope_id\"") } else { "NULL".into() };
+        format!(
+            "INSERT INTO _syncline_log(tbl, op, generation, at, mask, scope{keys}) SELECT {}, {op}, {generation}, {NOW}, {mask}, {scope}{values}{from};",
+            t.n
+        )
+    };
+    let image = |side: &str, from: &str| {
+        let columns: String = t.shown.iter().map(|c| format!(", c{c}")).collect();
+        let values: String = t.shown.iter().map(|c| format!(", {side}.{}", quote(&t.columns[*c].name))).collect();
+        format!("INSERT INTO {}(id{columns}) SELECT (SELECT max(id) FROM _syncline_log){values}{from};", image_log(t.n))
+    };
+    let key_columns: Vec<&str> = t.scoped.then_some("scope_id").into_iter().chain(t.key.iter().map(String::as_str)).collect();
+    let same_key = |a: &str, b: &str| key_columns.iter().map(|k| same(a, b, k, true)).collect::<Vec<_>>().join(" AND ");
+
+    let mut out = Vec::new();
+    let mut add = |suffix: &str, when: &str, condition: &str, body: Vec<String>| {
+        let trigger = format!("_syncline_{}_{suffix}", t.n);
+        let sql = format!("CREATE TRIGGER {} {when} ON {name} WHEN {NOT_APPLYING}{condition} BEGIN {} END", quote(&trigger), body.join(" "));
+        out.push((trigger, sql));
+    };
+    add("insert", "AFTER INSERT", "", vec![log(&op::INSERT.to_string(), "NEW", "0", "")]);
+    add("delete", "AFTER DELETE", "", vec![log(&op::DELETE.to_string(), "OLD", "0", ""), image("OLD", "")]);
+    let moved = format!(" WHERE NOT ({})", same_key("OLD", "NEW"));
+    let after = format!("CASE WHEN {} THEN {} ELSE {} END", same_key("OLD", "NEW"), op::UPDATE, op::INSERT);
+    add(
+        "update",
+        "AFTER UPDATE",
+        "",
+        vec![log(&op::DELETE.to_string(), "OLD", "0", &moved), image("OLD", &moved), log(&after, "NEW", &mask(t), "")],
+    );
+    for (i, parts) in displacing(t).iter().enumerate() {
+        let Some(clash) = clash(t, parts) else { continue };
+        let from = format!(" FROM {name} AS t WHERE {clash} AND NOT ({})", same_key("t", "NEW"));
+        let body = || vec![log(&op::CHECK.to_string(), "t", "0", &from), image("t", &from)];
+        add(&format!("displaced_{i}"), "BEFORE INSERT", "", body());
+        let columns: Vec<String> = parts.0.iter().filter_map(|p| p.column.as_deref()).map(quote).collect();
+        add(&format!("displaced_by_{i}"), &format!("BEFORE UPDATE OF {}", columns.join(", ")), "", body());
+    }
+    out
+}
+
+/// Whether two rows have the same bytes in a column. `IS` alone calls 1 and 1.0 equal, and 'a' and 'A' under NOCASE.
+fn same(a: &str, b: &str, column: &str, typed: bool) -> String {
+    let c = quote(column);
+    let types = if typed { format!(" AND typeof({a}.{c}) = typeof({b}.{c})") } else { String::new() };
+    format!("({a}.{c} COLLATE BINARY IS {b}.{c}{types})")
+}
+
+/// The expression of the mask of changed columns: an integer up to 62 columns, else integers joined by commas.
+fn mask(t: &Table) -> String {
+    let bit = |(i, c): (usize, &usize)| {
+        let name = &t.columns[*c].name;
+        let decl = t.def.column(name).map_or("", |d| d.decl_type.as_str());
+        let typed = matches!(affinity(decl), Affinity::Blob | Affinity::Numeric);
+        format!("((NOT {}) << {})", same("OLD", "NEW", name, typed), i % MASK_BITS)
+    };
+    let words: Vec<String> =
+        t.shown.chunks(MASK_BITS).map(|chunk| chunk.iter().enumerate().map(bit).collect::<Vec<_>>().join(" | ")).map(|w| format!("({w})")).collect();
+    match words.len() {
+        0 => "0".into(),
+        1 => words[0].clone(),
+        _ => words.join(" || ',' || "),
+    }
+}
+
+/// A unique index as far as displacing goes: its parts and its WHERE.
+struct Displacing(Vec<IndexPart>, Option<String>);
+
+/// Unique indexes through which a row may be displaced by a row with another key.
+fn displacing(t: &Table) -> Vec<Displacing> {
+    let mut out: Vec<Displacing> = Vec::new();
+    if t.key.iter().any(|k| is_inexact(&t.def, k)) {
+        out.push(Displacing(t.def.primary_key.clone(), None));
+    }
+    out.extend(t.def.uniques.iter().map(|u| Displacing(u.clone(), None)));
+    out.extend(t.def.indexes.iter().filter(|i| i.unique).map(|i| Displacing(i.parts.clone(), i.filter.clone())));
+    out
+}
+
+/// The condition that a row `t` of the table clashes with NEW; `None` for indexes on expressions (absorb scans those tables).
+fn clash(t: &Table, index: &Displacing) -> Option<String> {
+    let mut terms: Vec<String> = t.scoped.then(|| "t.\"scope_id\" = NEW.\"scope_id\"".to_owned()).into_iter().collect();
+    for part in &index.0 {
+        let column = part.column.as_deref()?;
+        let own = t.def.column(column).and_then(|c| c.collate.clone());
+        let collate = part.collate.clone().or(own).map(|c| format!(" COLLATE {}", quote(&c))).unwrap_or_default();
+        terms.push(format!("t.{0}{collate} = NEW.{0}", quote(column)));
+    }
+    if let Some(filter) = &index.1 {
+        terms.push(format!("({filter})"));
+    }
+    Some(terms.join(" AND "))
+}
+
+/// Whether rows may be displaced through an index on expressions, which triggers cannot see coming.
+pub(crate) fn must_scan(t: &Table) -> bool {
+    displacing(t).iter().any(|d| d.0.iter().any(|p| p.column.is_none()))
+}
+
+impl Tx<'_> {
+    /// Installs a table's triggers anew, under the next generation.
+    pub fn install_capture(&mut self, table: i64) -> Result<()> {
+        self.drop_capture(table)?;
+        let generation: i64 = self
+            .conn
+            .query_row("UPDATE _syncline_table SET generation = generation + 1 WHERE n = ?1 RETURNING generation", [table], |r| r.get(0))
+            .doing("numbering triggers")?;
+        self.cache.registry = None;
+        let t = self.registry()?.get(table)?;
+        if !t.present {
+            return Ok(());
+        }
+        self.widen_logs(&t)?;
+        let columns = serde_json::to_string(&t.shown).map_err(|e| Error::Damaged(e.to_string()))?;
+        self.conn
+            .execute("INSERT INTO _syncline_generation(tbl, generation, columns) VALUES(?1, ?2, ?3)", params![table, generation, columns])
+            .doing("noting a generation of triggers")?;
+        for (_, sql) in triggers(&t, generation) {
+            self.conn.execute_batch(&sql).doing("installing capture triggers")?;
+        }
+        Ok(())
+    }
+
+    /// Drops a table's triggers.
+    pub fn drop_capture(&mut self, table: i64) -> Result<()> {
+        for name in self.installed(table)?.into_iter().map(|x| x.0) {
+            self.conn.execute_batch(&format!("DROP TRIGGER {}", quote(&name))).doing("dropping capture triggers")?;
+        }
+        Ok(())
+    }
+
+    /// Lists a table's triggers as they are in the database: (name, SQL).
+    fn installed(&self, table: i64) -> Result<Vec<(String, String)>> {
+        let like = format!("_syncline_{table}_*");
+        let mut q = self
+            .conn
+            .prepare_cached("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND name GLOB ?1 ORDER BY name")
+            .doing("reading triggers")?;
+        let rows = q.query_map([like], |r| Ok((r.get(0)?, r.get(1)?))).doing("reading triggers")?;
+        rows.collect::<rusqlite::Result<_>>().doing("reading triggers")
+    }
+
+    /// Gives the log enough key columns and the image log a column for each of the table's.
+    fn widen_logs(&mut self, t: &Table) -> Result<()> {
+        let columns_of = |table: &str| -> Result<Vec<String>> {
+            let mut q = self.conn.prepare("SELECT name FROM pragma_table_info(?1)").doing("reading log columns")?;
+            q.query_map([table], |r| r.get(0)).and_then(Iterator::collect).doing("reading log columns")
+        };
+        let have = columns_of("_syncline_log")?;
+        for i in 0..t.key.len() {
+            if !have.contains(&format!("k{i}")) {
+                self.conn.execute_batch(&format!("ALTER TABLE _syncline_log ADD COLUMN k{i}")).doing("widening the capture log")?;
+            }
+        }
+        let images = image_log(t.n);
+        self.conn.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {images}(id INTEGER PRIMARY KEY)")).doing("making an image log")?;
+        let have = columns_of(&images)?;
+        for c in &t.shown {
+            if !have.contains(&format!("c{c}")) {
+                self.conn.execute_batch(&format!("ALTER TABLE {images} ADD COLUMN c{c}")).doing("widening an image log")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out whether the app changed its schema since capture was last found whole, and mends capture where it did.
+    ///
+    /// Returns the tables whose triggers were installed anew; their rows were compared with the sidecar, and what differed
+    /// is in the log. Cost when nothing changed: one PRAGMA.
+    pub fn verify_capture(&mut self) -> Result<Vec<String>> {
+        let cookie = self.schema_cookie()?;
+        if self.cache.schema_cookie == Some(cookie) {
+            return Ok(vec![]);
+        }
+        let mut repaired = Vec::new();
+        for t in self.registry()?.all() {
+            if self.mend(&t)? {
+                repaired.push(t.def.name.clone());
+            }
+        }
+        self.cache.schema_cookie = Some(self.schema_cookie()?);
+        Ok(repaired)
+    }
+
+    fn schema_cookie(&self) -> Result<i64> {
+        self.conn.query_row("PRAGMA schema_version", [], |r| r.get(0)).doing("reading the schema's version")
+    }
+
+    fn mend(&mut self, t: &Table) -> Result<bool> {
+        let exists = self
+            .conn
+            .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE)", [&t.def.name], |r| r.get::<_, bool>(0))
+            .doing("looking for a table")?;
+        if !exists && !t.present {
+            return Ok(false);
+        }
+        if exists {
+            let columns = self.column_names(&t.def.name)?;
+            let as_known = t.shown.iter().all(|c| columns.iter().any(|x| x.eq_ignore_ascii_case(&t.columns[*c].name)))
+                && columns.iter().all(|x| {
+                    t.column(x).is_some_and(|c| t.columns[c].present)
+                        || t.key.iter().any(|k| k.eq_ignore_ascii_case(x))
+                        || self.is_local_column(t, x)
+                });
+            let expected = triggers(t, t.generation);
+            let installed = self.installed(t.n)?;
+            if as_known && t.present && expected.len() == installed.len() && expected.iter().all(|e| installed.contains(e)) {
+                return Ok(false);
+            }
+            self.redefine(t)?;
+        } else {
+            // The app dropped its table. What was in it is not deleted anywhere else: this device just does not show it.
+            self.hide_table(t)?;
+            return Ok(true);
+        }
+        self.install_capture(t.n)?;
+        self.show_table(t.n)?;
+        self.reconcile(t.n)?;
+        Ok(true)
+    }
+
+    /// Reads a table's definition anew after the app changed it; how it syncs stays as it was declared.
+    fn redefine(&mut self, t: &Table) -> Result<()> {
+        if self.role == Role::Authority {
+            // The authority's tables change by Syncline's own commands only; a trigger that someone dropped comes back.
+            return Ok(());
+        }
+        let (name, sql): (String, String) = self
+            .conn
+            .query_row("SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE", [&t.def.name], |r| Ok((r.get(0)?, r.get(1)?)))
+            .doing("reading a table's definition")?;
+        let unreadable = |why: String| Error::Refused(format!("table `{name}`: {why}; create it anew in plain SQL"));
+        let mut def = parse_table(&sql).map_err(unreadable)?.def;
+        let texts: Vec<String> = {
+            let mut q = self
+                .conn
+                .prepare("SELECT sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL AND tbl_name = ?1 COLLATE NOCASE ORDER BY name")
+                .doing("reading indexes")?;
+            q.query_map([&name], |r| r.get(0)).and_then(Iterator::collect).doing("reading indexes")?
+        };
+        for text in texts {
+            def.indexes.push(parse_index(&text, &def).map_err(unreadable)?.def);
+        }
+        let local = self.local_columns(&t.def.name)?;
+        def.columns.retain(|c| !local.iter().any(|l| l.eq_ignore_ascii_case(&c.name)));
+        for column in &mut def.columns {
+            if let Some(old) = t.def.column(&column.name) {
+                column.policy = old.policy.clone();
+                column.caution = old.caution.clone();
+            }
+        }
+        let key = |def: &syncline_core::TableDef| def.primary_key.iter().filter_map(|p| p.column.clone()).map(|c| c.to_lowercase()).collect::<Vec<_>>();
+        if t.present && key(&def) != key(&t.def) {
+            return Err(Error::Refused(format!(
+                "table `{name}` has another primary key than before; rows of other devices could not be found again. Give it its old key, or a new name"
+            )));
+        }
+        def.options = t.def.options.clone();
+        self.register(&def, true)?;
+        Ok(())
+    }
+
+    fn is_local_column(&self, t: &Table, column: &str) -> bool {
+        column == "scope_id" && self.role == Role::Authority || self.local_columns(&t.def.name).is_ok_and(|l| l.iter().any(|c| c.eq_ignore_ascii_case(column)))
+    }
+
+    /// Names a table's columns whose values are stored, generated ones left out.
+    pub(crate) fn column_names(&self, table: &str) -> Result<Vec<String>> {
+        let mut q = self.conn.prepare_cached("SELECT name FROM pragma_table_xinfo(?1) WHERE hidden = 0").doing("reading columns")?;
+        q.query_map([table], |r| r.get(0)).and_then(Iterator::collect).doing("reading columns")
+    }
+
+    /// Lists the columns of a table that never leave this database (meta `local:TABLE`, a JSON array).
+    pub(crate) fn local_columns(&self, table: &str) -> Result<Vec<String>> {
+        let json: Option<String> = self.meta(&format!("local:{}", table.to_lowercase()))?;
+        Ok(json.and_then(|j| serde_json::from_str(&j).ok()).unwrap_or_default())
+    }
+
+    /// Puts every difference between a table and its sidecar into the log.
+    pub fn reconcile(&mut self, table: i64) -> Result<()> {
+        let t = self.registry()?.get(table)?;
+        if !t.present {
+            return Ok(());
+        }
+        let keys: String = (0..t.key.len()).map(|i| format!(", k{i}")).collect();
+        let values: String = t.key.iter().map(|k| format!(", {}", quote(k))).collect();
+        let scope = if t.scoped { "\"scope_id\"" } else { "NULL" };
+        let sql = format!(
+            "INSERT INTO _syncline_log(tbl, op, generation, at, mask, scope{keys}) SELECT {table}, {}, {}, {NOW}, 0, {scope}{values} FROM {}",
+            op::UPDATE,
+            t.generation,
+            quote(&t.def.name)
+        );
+        self.conn.execute_batch(&sql).doing("comparing a table with its sidecar")?;
+        self.note_missing(&t)
+    }
+
+    /// Logs rows that the sidecar shows and the table has not.
+    pub(crate) fn note_missing(&mut self, t: &Table) -> Result<()> {
+        let shown: Vec<(i64, Vec<u8>)> = {
+            let mut q = self.conn.prepare_cached("SELECT scope, key FROM _syncline_row WHERE tbl = ?1 AND kind = 0").doing("reading row states")?;
+            q.query_map([t.n], |r| Ok((r.get(0)?, r.get(1)?))).and_then(Iterator::collect).doing("reading row states")?
+        };
+        for (scope, key) in shown {
+            let scope = self.scope(scope)?;
+            let key = syncline_core::Key(key);
+            if t.read(self, &scope, &key)?.is_none() {
+                self.log_key(t, op::CHECK, &scope, &key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends an entry for a key to the log.
+    pub(crate) fn log_key(&mut self, t: &Table, what: i64, scope: &crate::tx::Scope, key: &syncline_core::Key) -> Result<()> {
+        let keys: String = (0..t.key.len()).map(|i| format!(", k{i}")).collect();
+        let marks: String = (0..t.key.len()).map(|i| format!(", ?{}", i + 6)).collect();
+        let sql = format!("INSERT INTO _syncline_log(tbl, op, generation, at, mask, scope{keys}) VALUES(?1, ?2, ?3, ?4, 0, ?5{marks})");
+        let values = key.decode().doing("reading a key")?;
+        let binds: Vec<crate::bind::Bind> = values.iter().map(crate::bind::Bind).collect();
+        let scope = t.scoped.then_some(&scope.id.0);
+        let mut params: Vec<&dyn rusqlite::ToSql> = vec![&t.n, &what, &t.generation, &self.env.now_ms, &scope];
+        params.extend(binds.iter().map(|b| b as &dyn rusqlite::ToSql));
+        self.conn.prepare_cached(&sql).and_then(|mut q| q.execute(&params[..])).doing("appending to the capture log")?;
+        Ok(())
+    }
+}

@@ -1,0 +1,251 @@
+//! syncline.toml: how tables sync.
+//!
+//! The whole format is read, so that a mistyped key is an error with the valid ones beside it. What this version does not do
+//! yet is recognised and refused: nobody shall believe that a policy works when it does not.
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::fmt;
+use syncline_core::schema::Priority;
+
+/// What syncline.toml says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The app's own number for its schema.
+    pub schema_version: u64,
+    /// Tables by name.
+    #[serde(rename = "table")]
+    pub tables: BTreeMap<String, TableConfig>,
+    time: TimeConfig,
+}
+
+/// What it says of one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TableConfig {
+    /// Never leaves this device.
+    pub local: bool,
+    /// What goes first.
+    pub priority: Priority,
+    /// Merge policy of its columns; only `lww` in this version.
+    pub policy: Option<String>,
+    /// Columns by name.
+    pub columns: BTreeMap<String, ColumnConfig>,
+    on_delete: Option<OnDelete>,
+    scope: Option<ScopeConfig>,
+    groups: Vec<Vec<String>>,
+    unread: Option<UnreadConfig>,
+    on_reject: Option<String>,
+}
+
+/// What it says of one column: a policy alone, or a table of settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnConfig {
+    /// Merge policy; only `lww` in this version.
+    pub policy: Option<String>,
+    /// Never leaves this device.
+    pub local: bool,
+    /// personal, financial or health.
+    pub caution: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OnDelete {
+    KeepEdit,
+    DeleteWins,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ScopeConfig {
+    column: Option<String>,
+    via: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct UnreadConfig {
+    author: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TimeConfig {
+    columns: Vec<String>,
+}
+
+/// Why syncline.toml cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not TOML, or a key or value that does not exist.
+    #[error("syncline.toml: {0}")]
+    Malformed(String),
+    /// Something that later versions do.
+    #[error("syncline.toml: not in this version yet: {0}; take it out to go on without it")]
+    NotYet(String),
+}
+
+const POLICIES: [&str; 10] = ["lww", "server", "ask", "counter", "max", "min", "gset", "set", "text", "reject"];
+const CAUTIONS: [&str; 3] = ["personal", "financial", "health"];
+
+impl Config {
+    /// Reads syncline.toml; the error names the key and, where it does not exist, the valid ones.
+    pub fn parse(text: &str) -> Result<Config, ConfigError> {
+        let config: Config = toml::from_str(text).map_err(|e| ConfigError::Malformed(e.to_string().trim_end().to_owned()))?;
+        for (name, table) in &config.tables {
+            check_table(name, table)?;
+        }
+        if !config.time.columns.is_empty() {
+            return Err(ConfigError::NotYet("[time] columns".into()));
+        }
+        Ok(config)
+    }
+
+    /// Returns what it says of a table; names compare as SQLite does.
+    pub fn table(&self, name: &str) -> Option<&TableConfig> {
+        self.tables.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, table)| table)
+    }
+}
+
+impl TableConfig {
+    /// Returns what it says of a column; names compare as SQLite does.
+    pub fn column(&self, name: &str) -> Option<&ColumnConfig> {
+        self.columns.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, column)| column)
+    }
+}
+
+fn check_table(name: &str, table: &TableConfig) -> Result<(), ConfigError> {
+    let not_yet = |what: &str| Err(ConfigError::NotYet(format!("[table.{name}] {what}")));
+    check_policy(&format!("[table.{name}] policy"), &table.policy)?;
+    for (column, config) in &table.columns {
+        let place = format!("[table.{name}] column `{column}`");
+        check_policy(&place, &config.policy)?;
+        if let Some(caution) = config.caution.as_deref().filter(|c| !CAUTIONS.contains(c)) {
+            return Err(ConfigError::Malformed(format!("{place}: unknown caution `{caution}`, expected one of {}", CAUTIONS.join(", "))));
+        }
+    }
+    if table.on_delete == Some(OnDelete::DeleteWins) {
+        return not_yet("on_delete = \"delete_wins\"");
+    }
+    if table.scope.is_some() {
+        return not_yet("scope");
+    }
+    if !table.groups.is_empty() {
+        return not_yet("groups");
+    }
+    if table.unread.is_some() {
+        return not_yet("unread");
+    }
+    if table.on_reject.is_some() {
+        return not_yet("on_reject");
+    }
+    Ok(())
+}
+
+fn check_policy(place: &str, policy: &Option<String>) -> Result<(), ConfigError> {
+    match policy.as_deref() {
+        None | Some("lww") => Ok(()),
+        Some(known) if POLICIES.contains(&known) => Err(ConfigError::NotYet(format!("{place} = \"{known}\""))),
+        Some(unknown) => Err(ConfigError::Malformed(format!("{place}: unknown policy `{unknown}`, expected one of {}", POLICIES.join(", ")))),
+    }
+}
+
+impl<'de> Deserialize<'de> for ColumnConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(ColumnVisitor)
+    }
+}
+
+/// By hand rather than an untagged enum, whose error would not name the wrong key.
+struct ColumnVisitor;
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ColumnSettings {
+    policy: Option<String>,
+    local: bool,
+    caution: Option<String>,
+}
+
+impl<'de> Visitor<'de> for ColumnVisitor {
+    type Value = ColumnConfig;
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a policy, or { policy, local, caution }")
+    }
+    fn visit_str<E>(self, policy: &str) -> Result<ColumnConfig, E> {
+        Ok(ColumnConfig { policy: Some(policy.to_owned()), ..ColumnConfig::default() })
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ColumnConfig, A::Error> {
+        let ColumnSettings { policy, local, caution } = ColumnSettings::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(ColumnConfig { policy, local, caution })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_version_does_is_read() {
+        let text = r#"
+            schema_version = 3
+            [table.jobs]
+            priority = "high"
+            on_delete = "keep_edit"
+            columns = { status = "lww", note = { local = true }, fee = { policy = "lww", caution = "financial" } }
+            [table.Drafts]
+            local = true
+        "#;
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.schema_version, 3);
+        assert!(config.table("drafts").unwrap().local);
+        let jobs = config.table("jobs").unwrap();
+        assert_eq!(jobs.priority, Priority::High);
+        assert_eq!(jobs.column("STATUS").unwrap().policy.as_deref(), Some("lww"));
+        assert!(jobs.column("note").unwrap().local);
+        assert_eq!(jobs.column("fee").unwrap().caution.as_deref(), Some("financial"));
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn what_later_versions_do_is_refused_by_name() {
+        for (text, what) in [
+            ("[table.a]\ncolumns = { n = \"counter\" }", "column `n` = \"counter\""),
+            ("[table.a]\ncolumns = { n = { policy = \"text\" } }", "column `n` = \"text\""),
+            ("[table.a]\npolicy = \"reject\"", "policy = \"reject\""),
+            ("[table.a]\nscope = { column = \"team\" }", "scope"),
+            ("[table.a]\nscope = { via = \"job\" }", "scope"),
+            ("[table.a]\non_delete = \"delete_wins\"", "delete_wins"),
+            ("[table.a]\ngroups = [[\"a\", \"b\"]]", "groups"),
+            ("[table.a]\nunread = { author = \"sender\" }", "unread"),
+            ("[table.a]\non_reject = \"keep\"", "on_reject"),
+            ("[time]\ncolumns = [\"at\"]", "[time]"),
+        ] {
+            let error = Config::parse(text).unwrap_err();
+            assert!(matches!(&error, ConfigError::NotYet(_)), "{text}: {error}");
+            assert!(error.to_string().contains(what) && error.to_string().contains("not in this version yet: "), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_the_valid_ones() {
+        for (text, wrong, valid) in [
+            ("shema_version = 1", "shema_version", "schema_version"),
+            ("[table.a]\nlokal = true", "lokal", "local"),
+            ("[table.a]\ncolumns = { c = { cautoin = \"health\" } }", "cautoin", "caution"),
+            ("[table.a]\npriority = \"urgent\"", "urgent", "normal"),
+            ("[table.a]\non_delete = \"never\"", "never", "keep_edit"),
+            ("[table.a]\npolicy = \"lwww\"", "lwww", "counter"),
+            ("[table.a]\ncolumns = { c = { caution = \"secret\" } }", "secret", "financial"),
+            ("[scope.a]\nx = 1", "scope", "table"),
+        ] {
+            let error = Config::parse(text).unwrap_err();
+            assert!(matches!(&error, ConfigError::Malformed(_)), "{text}: {error}");
+            assert!(error.to_string().contains(wrong) && error.to_string().contains(valid), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+-- What only a device has, format 1.
+
+CREATE INDEX _syncline_row_pending ON _syncline_row(scope, seq) WHERE pend IS NOT NULL;
+
+-- Attempts to push a bundle; seq is set once the authority has acknowledged it, passed once the cursor has gone by.
+CREATE TABLE _syncline_attempt(
+  scope INTEGER NOT NULL, source BLOB NOT NULL, id INTEGER NOT NULL, attempt INTEGER NOT NULL,
+  nonce INTEGER NOT NULL, frozen_at INTEGER NOT NULL, rows BLOB NOT NULL, seq INTEGER, passed INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY(scope, source, id, attempt)) WITHOUT ROWID;
+
+-- Points of the authority's past that this device has seen, thinned out with age.
+CREATE TABLE _syncline_checkpoint(scope INTEGER NOT NULL, seq INTEGER NOT NULL, chain BLOB NOT NULL, PRIMARY KEY(scope, seq)) WITHOUT ROWID;
+
+-- Pages of a delta that is not complete yet, as they came.
+CREATE TABLE _syncline_stage(scope INTEGER NOT NULL, n INTEGER NOT NULL, page BLOB NOT NULL, PRIMARY KEY(scope, n));
+
+-- The ring of sync events.
+CREATE TABLE _syncline_event(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, event TEXT NOT NULL);

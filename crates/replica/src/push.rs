@@ -1,0 +1,341 @@
+//! Freeze, outcome, confirmation: a device's side of a push.
+//!
+//! An attempt remembers its nonce, how far the device's own sequence went, and which rows it held. That is all that is
+//! needed to know later what an acknowledgement covers: a row that has not been numbered since is exactly what was sent.
+//! *Confirmed* is only what the device's own cursor, on a matching chain, has passed.
+
+use crate::error::{Doing, Result};
+use crate::registry::Table;
+use crate::rows::RowRecord;
+use crate::tx::{Scope, Tx};
+use rusqlite::{OptionalExtension, params};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use syncline_core::schema::Priority;
+use syncline_core::varint::{Reader, put, put_bytes};
+use syncline_core::{Acked, BundleId, ColSet, Key, Limits, Nonce, Push, RowsBuilder, Seq, SourceId, planted};
+
+type Member = (i64, Key);
+
+/// What a freeze made.
+pub struct Frozen {
+    /// What to send.
+    pub push: Push,
+    /// The source that it goes out under.
+    pub source: SourceId,
+    /// Whether more is pending than fitted.
+    pub more: bool,
+}
+
+impl Tx<'_> {
+    /// Returns this device's source, made when first needed.
+    pub fn source(&mut self) -> Result<SourceId> {
+        if let Some(id) = self.meta::<[u8; 16]>("source_id")? {
+            return Ok(SourceId(id));
+        }
+        self.rotate_source()
+    }
+
+    /// Begins a fresh source: ids start at 1 again, attempts of the old one are forgotten, all that is pending will be offered.
+    pub fn rotate_source(&mut self) -> Result<SourceId> {
+        let source = self.env.id(SourceId::from_random);
+        self.set_meta("source_id", &source.0[..])?;
+        self.conn.execute("DELETE FROM _syncline_attempt WHERE seq IS NULL", []).doing("rotating the source")?;
+        self.conn.execute("DELETE FROM _syncline_meta WHERE name GLOB 'last_bundle:*'", []).doing("rotating the source")?;
+        Ok(source)
+    }
+
+    /// Returns the id of the last acknowledged bundle of the present source.
+    pub fn last_bundle(&self, scope: &Scope) -> Result<BundleId> {
+        Ok(BundleId(self.meta::<i64>(&format!("last_bundle:{}", scope.n))?.unwrap_or(0) as u64))
+    }
+
+    /// Freezes what is pending into the next attempt at the next bundle; `None` if nothing is to be sent. The caller has absorbed.
+    pub fn freeze(&mut self, scope: &Scope, limits: &Limits) -> Result<Option<Frozen>> {
+        let source = self.source()?;
+        let acknowledged = self.acknowledged(scope)?;
+        let mut chosen: Vec<(Arc<Table>, RowRecord)> = Vec::new();
+        let mut members: HashSet<Member> = HashSet::new();
+        let mut bytes = 0;
+        let mut more = false;
+        for (table, key, seq) in self.pending_in_order(scope)? {
+            if acknowledged.get(&(table, key.clone())).is_some_and(|frozen_at| seq <= *frozen_at) {
+                continue;
+            }
+            if chosen.len() >= limits.bundle_rows || bytes >= limits.bundle_bytes {
+                more = true;
+                break;
+            }
+            bytes += self.choose(scope, table, &key, &mut members, &mut chosen, 0)?;
+        }
+        if chosen.is_empty() {
+            return Ok(None);
+        }
+        let id = BundleId(self.last_bundle(scope)?.0 + 1);
+        let attempt: u64 = self
+            .conn
+            .prepare_cached("SELECT coalesce(max(attempt), 0) + 1 FROM _syncline_attempt WHERE scope = ?1 AND source = ?2 AND id = ?3")
+            .and_then(|mut q| q.query_row(params![scope.n, &source.0[..], id.0 as i64], |r| r.get::<_, i64>(0)))
+            .doing("numbering an attempt")? as u64;
+        let nonce = Nonce(self.env.nonce());
+        let mut rows = RowsBuilder::default();
+        let mut names = Vec::new();
+        for (t, row) in &chosen {
+            let pend = row.pend.clone().unwrap_or_default();
+            // Columns are left out only if the authority provably holds the row: it has a version of it, on our history.
+            let mask = if row.version.0 > 0 { pend } else { t.all_columns() };
+            rows.add(t.n as u64, || t.table_ref(), row.key.clone(), row.version, Seq(0), &row.state, &mask);
+            put(&mut names, t.n as u64);
+            put_bytes(&mut names, &row.key.0);
+        }
+        let head = self.head(scope.n)?;
+        self.conn
+            .prepare_cached("INSERT INTO _syncline_attempt(scope, source, id, attempt, nonce, frozen_at, rows) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")
+            .and_then(|mut q| q.execute(params![scope.n, &source.0[..], id.0 as i64, attempt as i64, nonce.0 as i64, head.0 as i64, names]))
+            .doing("noting an attempt")?;
+        Ok(Some(Frozen { push: Push { id, nonce, attempt, rows: rows.finish() }, source, more }))
+    }
+
+    /// Adds a row to the bundle, and before it the pending parents that the authority has not got yet. Returns its size.
+    fn choose(&mut self, scope: &Scope, table: i64, key: &Key, members: &mut HashSet<Member>, chosen: &mut Vec<(Arc<Table>, RowRecord)>, depth: usize) -> Result<usize> {
+        if !members.insert((table, key.clone())) {
+            return Ok(0);
+        }
+        let t = self.registry()?.get(table)?;
+        let row = self.load_complete(scope, &t, key)?;
+        if row.pend.is_none() || self.is_parked(scope, &t, key)? {
+            return Ok(0);
+        }
+        let mut bytes = 64 + key.0.len() + row.state.cells.iter().flatten().map(|c| c.value.size()).sum::<usize>();
+        if depth < 64 && !row.state.is_dead() {
+            for f in t.def.foreign_keys.clone() {
+                let Some(parent) = self.registry()?.find(&f.table) else { continue };
+                if parent.def.referenced_columns(&f) != parent.key {
+                    continue;
+                }
+                let Some(wanted) = f.columns.iter().map(|c| crate::shelf::value_of(&t, &row, c)).collect::<Option<Vec<_>>>() else { continue };
+                let parent_key = Key::encode(&wanted);
+                if !members.contains(&(parent.n, parent_key.clone())) && self.is_offered(scope, &parent, &parent_key)? {
+                    bytes += self.choose(scope, parent.n, &parent_key, members, chosen, depth + 1)?;
+                }
+            }
+        }
+        chosen.push((t, row));
+        Ok(bytes)
+    }
+
+    /// Whether a row is pending and unknown to the authority.
+    fn is_offered(&self, scope: &Scope, t: &Table, key: &Key) -> Result<bool> {
+        self.conn
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM _syncline_row WHERE scope = ?1 AND tbl = ?2 AND key = ?3 AND pend IS NOT NULL AND version = 0)")
+            .and_then(|mut q| q.query_row(params![scope.n, t.n, key.0], |r| r.get(0)))
+            .doing("reading what is pending")
+    }
+
+    /// Lists pending rows that are not parked, high priority first, then in order of our own sequence. Reads lazily up to a bundle and some.
+    fn pending_in_order(&mut self, scope: &Scope) -> Result<Vec<(i64, Key, Seq)>> {
+        let registry = self.registry()?;
+        let class = |n: i64| registry.get(n).map(|t| t.def.options.priority).unwrap_or(Priority::Normal);
+        let parked: HashSet<Member> = self.members("SELECT tbl, key FROM _syncline_parked WHERE scope = ?1", scope)?;
+        let mut rows: Vec<(i64, Key, Seq)> = {
+            let mut q = self
+                .conn
+                .prepare_cached("SELECT tbl, key, seq FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = ?1 AND pend IS NOT NULL ORDER BY seq")
+                .doing("reading what is pending")?;
+            q.query_map([scope.n], |r| Ok((r.get(0)?, Key(r.get(1)?), Seq(r.get::<_, i64>(2)? as u64))))
+                .and_then(Iterator::collect)
+                .doing("reading what is pending")?
+        };
+        if !parked.is_empty() {
+            rows.retain(|r| !parked.contains(&(r.0, r.1.clone())));
+        }
+        if registry.all().iter().any(|t| t.def.options.priority != Priority::Normal) {
+            rows.sort_by_key(|r| class(r.0));
+        }
+        Ok(rows)
+    }
+
+    fn members(&self, sql: &str, scope: &Scope) -> Result<HashSet<Member>> {
+        let mut q = self.conn.prepare_cached(sql).doing("reading rows")?;
+        q.query_map([scope.n], |r| Ok((r.get(0)?, Key(r.get(1)?)))).and_then(Iterator::collect).doing("reading rows")
+    }
+
+    /// Rows in bundles that are acknowledged and not yet passed: not sent twice unless they changed since.
+    fn acknowledged(&self, scope: &Scope) -> Result<HashMap<Member, Seq>> {
+        let mut out = HashMap::new();
+        for (_, frozen_at, rows, _) in self.acknowledged_attempts(scope, i64::MAX)? {
+            for member in decode_members(&rows)? {
+                out.insert(member, frozen_at);
+            }
+        }
+        Ok(out)
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn acknowledged_attempts(&self, scope: &Scope, up_to: i64) -> Result<Vec<(i64, Seq, Vec<u8>, Seq)>> {
+        let mut q = self
+            .conn
+            .prepare_cached("SELECT id, frozen_at, rows, seq FROM _syncline_attempt WHERE scope = ?1 AND passed = 0 AND seq IS NOT NULL AND seq <= ?2 ORDER BY seq")
+            .doing("reading acknowledged bundles")?;
+        q.query_map(params![scope.n, up_to], |r| Ok((r.get(0)?, Seq(r.get::<_, i64>(1)? as u64), r.get(2)?, Seq(r.get::<_, i64>(3)? as u64))))
+            .and_then(Iterator::collect)
+            .doing("reading acknowledged bundles")
+    }
+
+    /// Lists what requests name: bundles acknowledged beyond the cursor, and the last one.
+    pub fn acked(&self, scope: &Scope) -> Result<Vec<Acked>> {
+        let mut q = self
+            .conn
+            .prepare_cached("SELECT source, id, nonce, seq FROM _syncline_attempt WHERE scope = ?1 AND seq IS NOT NULL ORDER BY seq")
+            .doing("reading acknowledged bundles")?;
+        q.query_map([scope.n], |r| {
+            Ok(Acked {
+                source: SourceId(r.get(0)?),
+                id: BundleId(r.get::<_, i64>(1)? as u64),
+                nonce: Nonce(r.get::<_, i64>(2)? as u64),
+                seq: Seq(r.get::<_, i64>(3)? as u64),
+            })
+        })
+        .and_then(Iterator::collect)
+        .doing("reading acknowledged bundles")
+    }
+
+    /// Takes in that the authority has committed a bundle of ours. Says `false` if its nonce is none of our attempts:
+    /// then a backup of this file was put back, or there are two copies, and the source must be rotated.
+    pub fn acknowledge(&mut self, scope: &Scope, ack: &Acked) -> Result<bool> {
+        let source = self.source()?;
+        if ack.source != source || ack.id <= self.last_bundle(scope)? {
+            return Ok(true); // an old answer
+        }
+        let known: Option<i64> = self
+            .conn
+            .query_row(
+                "SELECT attempt FROM _syncline_attempt WHERE scope = ?1 AND source = ?2 AND id = ?3 AND (nonce = ?4 OR ?5)",
+                params![scope.n, &source.0[..], ack.id.0 as i64, ack.nonce.0 as i64, planted::on("nonce_ignored")],
+                |r| r.get(0),
+            )
+            .optional()
+            .doing("looking for an attempt")?;
+        let Some(attempt) = known else { return Ok(false) };
+        self.conn
+            .execute(
+                "DELETE FROM _syncline_attempt WHERE scope = ?1 AND source = ?2 AND id = ?3 AND attempt <> ?4",
+                params![scope.n, &source.0[..], ack.id.0 as i64, attempt],
+            )
+            .doing("noting an acknowledgement")?;
+        self.conn
+            .execute(
+                "UPDATE _syncline_attempt SET seq = ?5 WHERE scope = ?1 AND source = ?2 AND id = ?3 AND attempt = ?4",
+                params![scope.n, &source.0[..], ack.id.0 as i64, attempt, ack.seq.0 as i64],
+            )
+            .doing("noting an acknowledgement")?;
+        self.set_meta(&format!("last_bundle:{}", scope.n), ack.id.0 as i64)?;
+        if planted::on("confirmed_by_answer") {
+            self.pass_confirmations(scope, ack.seq)?;
+        }
+        Ok(true)
+    }
+
+    /// Confirms bundles that the cursor passes as it goes to `to`: rows that were not numbered since are no longer pending.
+    pub fn pass_confirmations(&mut self, scope: &Scope, to: Seq) -> Result<()> {
+        for (id, frozen_at, rows, seq) in self.acknowledged_attempts(scope, to.0 as i64)? {
+            for (table, key) in decode_members(&rows)? {
+                let t = self.registry()?.get(table)?;
+                self.confirm_row(scope, &t, &key, frozen_at, seq)?;
+            }
+            self.conn
+                .execute("UPDATE _syncline_attempt SET passed = 1, rows = x'' WHERE scope = ?1 AND id = ?2 AND seq = ?3", params![scope.n, id, seq.0 as i64])
+                .doing("passing a confirmation")?;
+        }
+        // The last one is kept: requests name it, so that an authority that has lost it is found out.
+        self.conn
+            .execute(
+                "DELETE FROM _syncline_attempt WHERE scope = ?1 AND passed = 1
+                   AND seq < (SELECT max(seq) FROM _syncline_attempt WHERE scope = ?1 AND passed = 1)",
+                [scope.n],
+            )
+            .doing("passing a confirmation")?;
+        Ok(())
+    }
+
+    /// Confirming changes neither state nor values: only what is pending, the version and the creation are written.
+    fn confirm_row(&mut self, scope: &Scope, t: &Table, key: &Key, frozen_at: Seq, seq: Seq) -> Result<()> {
+        let untouched = if planted::on("confirms_later_edits") { i64::MAX } else { frozen_at.0 as i64 };
+        self.conn
+            .prepare_cached(
+                "UPDATE _syncline_row SET version = max(version, ?5),
+                   created = CASE created WHEN 0 THEN ?5 ELSE created END,
+                   pend = CASE WHEN seq <= ?4 AND NOT EXISTS
+                     (SELECT 1 FROM _syncline_parked p WHERE p.scope = ?1 AND p.tbl = ?2 AND p.key = ?3) THEN NULL ELSE pend END
+                 WHERE scope = ?1 AND tbl = ?2 AND key = ?3",
+            )
+            .and_then(|mut q| q.execute(params![scope.n, t.n, key.0, untouched, seq.0 as i64]))
+            .doing("confirming a row")?;
+        Ok(())
+    }
+
+    /// Marks rows as to be offered whole: the authority lacks them, or has only their gravestones.
+    pub fn offer_whole(&mut self, scope: &Scope, rows: &[(i64, Key)]) -> Result<()> {
+        for (table, key) in rows {
+            let t = self.registry()?.get(*table)?;
+            let Some(mut row) = self.load(scope, &t, key)? else { continue };
+            row.complete(self, &t, scope)?;
+            row.pend = Some(t.all_columns());
+            row.version = Seq(0);
+            self.touch(scope, &mut row)?;
+            self.save(scope, &t, &mut row)?;
+        }
+        Ok(())
+    }
+
+    /// Goes back to the newest common point with an authority that has another past: everything confirmed beyond it is
+    /// pending again, whole; acknowledgements are void; the source is fresh.
+    pub fn history_changed(&mut self, scope: &Scope, common: Seq) -> Result<()> {
+        let beyond: Vec<(i64, Key)> = {
+            let mut q = self.conn.prepare("SELECT tbl, key FROM _syncline_row WHERE scope = ?1 AND (version > ?2 OR pend IS NOT NULL)").doing("going back")?;
+            q.query_map(params![scope.n, common.0 as i64], |r| Ok((r.get(0)?, Key(r.get(1)?)))).and_then(Iterator::collect).doing("going back")?
+        };
+        let whole: Vec<(i64, Key)> = beyond;
+        self.offer_whole(scope, &whole)?;
+        self.conn.execute("DELETE FROM _syncline_parked WHERE scope = ?1", [scope.n]).doing("going back")?;
+        self.conn.execute("DELETE FROM _syncline_attempt WHERE scope = ?1", [scope.n]).doing("going back")?;
+        self.conn.execute("DELETE FROM _syncline_checkpoint WHERE scope = ?1 AND seq > ?2", params![scope.n, common.0 as i64]).doing("going back")?;
+        self.rotate_source()?;
+        Ok(())
+    }
+
+    /// Returns how many rows are pending (parked ones included), how many are parked, and since when the oldest waits, in ms.
+    pub fn pending_figures(&self, scope: &Scope) -> Result<(u64, u64, Option<i64>)> {
+        let pending: i64 = self
+            .conn
+            .prepare_cached("SELECT count(*) FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = ?1 AND pend IS NOT NULL")
+            .and_then(|mut q| q.query_row([scope.n], |r| r.get(0)))
+            .doing("counting what is pending")?;
+        let parked: i64 = self
+            .conn
+            .prepare_cached("SELECT count(*) FROM _syncline_parked WHERE scope = ?1")
+            .and_then(|mut q| q.query_row([scope.n], |r| r.get(0)))
+            .doing("counting what is parked")?;
+        let oldest: Option<(i64, Key, Seq)> = self
+            .conn
+            .prepare_cached("SELECT tbl, key, seq FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = ?1 AND pend IS NOT NULL ORDER BY seq LIMIT 1")
+            .and_then(|mut q| q.query_row([scope.n], |r| Ok((r.get(0)?, Key(r.get(1)?), Seq(r.get::<_, i64>(2)? as u64)))).optional())
+            .doing("finding the oldest pending row")?;
+        Ok((pending as u64, parked as u64, if oldest.is_some() { self.meta("pending_since")? } else { None }))
+    }
+}
+
+fn decode_members(bytes: &[u8]) -> Result<Vec<Member>> {
+    let mut from = Reader::new(bytes);
+    let mut out = Vec::new();
+    while !from.is_empty() {
+        let table = from.number().doing("reading an attempt")? as i64;
+        out.push((table, Key(from.bytes().doing("reading an attempt")?.to_vec())));
+    }
+    Ok(out)
+}
+
+/// Whether a set names nothing but liveness.
+pub fn only_liveness(set: &ColSet) -> bool {
+    set.columns().next().is_none()
+}

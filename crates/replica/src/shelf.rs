@@ -1,0 +1,379 @@
+//! Shelved rows: merged in the sidecar, not shown in the table because a constraint of this database forbids it for now.
+//!
+//! Which of two clashing rows is shelved is a function of the states alone (confirmed before pending, then the older
+//! creation stamp, then the smaller key), so that replicas agree without asking anyone. Parked rows live here too: pending,
+//! refused by the authority, waiting for a decision.
+
+use crate::apply::Applied;
+use crate::bind::{Bind, values};
+use crate::clash::Clash;
+use crate::error::{Doing, Result};
+use crate::registry::Table;
+use crate::rows::{Kind, RowRecord};
+use crate::tx::{Scope, Tx};
+use rusqlite::{OptionalExtension, ToSql, params};
+use std::collections::HashSet;
+use std::sync::Arc;
+use syncline_core::schema::{ForeignKey, IndexPart, quote};
+use syncline_core::{ColSet, Key, Reason, Refusal, Value, planted};
+
+/// How often settling may find new work before it leaves the rest for the next apply.
+const SETTLE_ROUNDS: usize = 8;
+
+impl Tx<'_> {
+    /// Notes a row as shelved.
+    pub(crate) fn shelve_note(&mut self, scope: &Scope, t: &Table, key: &Key, clash: &Clash) -> Result<()> {
+        self.conn
+            .prepare_cached(
+                "INSERT INTO _syncline_shelved(scope, tbl, key, reason, message, since) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT(scope, tbl, key) DO UPDATE SET reason = excluded.reason, message = excluded.message",
+            )
+            .and_then(|mut q| q.execute(params![scope.n, t.n, key.0, clash.reason.word(), clash.message, self.env.now_ms]))
+            .doing("shelving a row")?;
+        Ok(())
+    }
+    /// Notes that a row is not shelved any more.
+    pub(crate) fn unshelve_note(&mut self, scope: &Scope, t: &Table, key: &Key) -> Result<()> {
+        self.conn
+            .prepare_cached("DELETE FROM _syncline_shelved WHERE scope = ?1 AND tbl = ?2 AND key = ?3")
+            .and_then(|mut q| q.execute(params![scope.n, t.n, key.0]))
+            .doing("unshelving a row")?;
+        Ok(())
+    }
+    /// Parks a row: it is not offered again until it, or what it waits for, changes.
+    pub fn park(&mut self, scope: &Scope, t: &Table, key: &Key, refusal: &Refusal) -> Result<()> {
+        let json = serde_json::to_vec(refusal).unwrap_or_default();
+        self.conn
+            .prepare_cached(
+                "INSERT INTO _syncline_parked(scope, tbl, key, reason, message, refusal, since) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT(scope, tbl, key) DO UPDATE SET reason = excluded.reason, message = excluded.message, refusal = excluded.refusal",
+            )
+            .and_then(|mut q| q.execute(params![scope.n, t.n, key.0, refusal.reason.word(), refusal.message, json, self.env.now_ms]))
+            .doing("parking a row")?;
+        Ok(())
+    }
+    /// Takes a row out of parking; says whether it was parked.
+    pub fn unpark(&mut self, scope: &Scope, t: &Table, key: &Key) -> Result<bool> {
+        self.conn
+            .prepare_cached("DELETE FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3")
+            .and_then(|mut q| q.execute(params![scope.n, t.n, key.0]))
+            .map(|n| n > 0)
+            .doing("taking a row out of parking")
+    }
+    /// Whether a row is parked.
+    pub fn is_parked(&self, scope: &Scope, t: &Table, key: &Key) -> Result<bool> {
+        self.conn
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3)")
+            .and_then(|mut q| q.query_row(params![scope.n, t.n, key.0], |r| r.get(0)))
+            .doing("reading parked rows")
+    }
+
+    /// Offers parked rows again that may have waited for a row of these tables. They get a new number of our sequence.
+    pub fn unpark_waiting(&mut self, scope: &Scope, touched: &HashSet<i64>) -> Result<()> {
+        if touched.is_empty() {
+            return Ok(());
+        }
+        let parked: Vec<(i64, Vec<u8>, String)> = {
+            let mut q = self
+                .conn
+                .prepare_cached("SELECT tbl, key, reason FROM _syncline_parked WHERE scope = ?1 AND reason IN ('foreign_key', 'unique')")
+                .doing("reading parked rows")?;
+            q.query_map([scope.n], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).and_then(Iterator::collect).doing("reading parked rows")?
+        };
+        for (table, key, reason) in parked {
+            let registry = self.registry()?;
+            let t = registry.get(table)?;
+            let parents = t.def.foreign_keys.iter().filter_map(|f| registry.find(&f.table)).any(|p| touched.contains(&p.n));
+            let waits = if reason == Reason::ForeignKey.word() { parents || touched.contains(&table) } else { touched.contains(&table) };
+            if waits {
+                self.unpark_and_touch(scope, &t, &Key(key))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a row out of parking and gives it a new number, so that it is offered again.
+    pub fn unpark_and_touch(&mut self, scope: &Scope, t: &Table, key: &Key) -> Result<()> {
+        self.unpark(scope, t, key)?;
+        if let Some(mut row) = self.load(scope, t, key)? {
+            row.complete(self, t, scope)?;
+            if !planted::on("unparked_keeps_number") {
+                self.touch(scope, &mut row)?;
+            }
+            self.save(scope, t, &mut row)?;
+        }
+        Ok(())
+    }
+
+    /// Settles which rows are shown: tries shelved ones, then shelves children whose parents are absent, until nothing moves.
+    pub(crate) fn settle_shelf(&mut self, scope: &Scope, out: &mut Applied) -> Result<()> {
+        let mut check = std::mem::take(&mut out.check);
+        let any_shelved = self.count("SELECT EXISTS (SELECT 1 FROM _syncline_shelved WHERE scope = ?1)", scope)?;
+        let any_pending = self.count("SELECT EXISTS (SELECT 1 FROM _syncline_row WHERE scope = ?1 AND pend IS NOT NULL)", scope)?;
+        if !any_shelved && !any_pending {
+            // All here is the authority's own state, in which its constraints hold.
+            return Ok(());
+        }
+        let mut orphaned = HashSet::new();
+        for _ in 0..SETTLE_ROUNDS {
+            let shown = self.try_shelved(scope, &orphaned, out)?;
+            check.extend(shown.iter().cloned());
+            let mut moved = !shown.is_empty();
+            while let Some((t, key)) = check.pop() {
+                for (child, child_key) in self.orphans_of(scope, &t, &key)? {
+                    let clash = Clash { reason: Reason::ForeignKey, message: "it points at a row that does not exist here".into() };
+                    self.take_off_table(scope, &child, &child_key, &clash, out)?;
+                    orphaned.insert((child.n, child_key.clone()));
+                    check.push((child, child_key));
+                    moved = true;
+                }
+            }
+            if !moved {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, sql: &str, scope: &Scope) -> Result<bool> {
+        self.conn.prepare_cached(sql).and_then(|mut q| q.query_row([scope.n], |r| r.get(0))).doing("looking at the shelf")
+    }
+
+    /// Tries to show each shelved row, the first in precedence first. Returns those that are shown now.
+    fn try_shelved(&mut self, scope: &Scope, not: &HashSet<(i64, Key)>, out: &mut Applied) -> Result<Vec<(Arc<Table>, Key)>> {
+        let shelved: Vec<(i64, Vec<u8>)> = {
+            let mut q = self.conn.prepare_cached("SELECT tbl, key FROM _syncline_shelved WHERE scope = ?1").doing("reading the shelf")?;
+            q.query_map([scope.n], |r| Ok((r.get(0)?, r.get(1)?))).and_then(Iterator::collect).doing("reading the shelf")?
+        };
+        let mut rows = Vec::new();
+        for (table, key) in shelved {
+            let key = Key(key);
+            if not.contains(&(table, key.clone())) {
+                continue;
+            }
+            let t = self.registry()?.get(table)?;
+            let row = self.load_complete(scope, &t, &key)?;
+            if row.state.is_dead() || row.is_shown() {
+                self.unshelve_note(scope, &t, &key)?;
+            } else if t.present {
+                rows.push((t, row));
+            }
+        }
+        rows.sort_by(|a, b| precedence(&a.1, a.0.n).cmp(&precedence(&b.1, b.0.n)));
+        let mut shown = Vec::new();
+        for (t, row) in rows {
+            let key = row.key.clone();
+            if self.show_shelved(scope, &t, row, out)? {
+                shown.push((t, key));
+            }
+        }
+        Ok(shown)
+    }
+
+    /// Inserts a shelved row; rows in its way that come after it in precedence are shelved instead.
+    fn show_shelved(&mut self, scope: &Scope, t: &Arc<Table>, mut row: RowRecord, out: &mut Applied) -> Result<bool> {
+        for _ in 0..SETTLE_ROUNDS {
+            let clash = match t.insert(self, scope, &row.key, &row.state) {
+                Ok(()) => {
+                    row.kind = Kind::Shown;
+                    self.unshelve_note(scope, t, &row.key)?;
+                    self.save(scope, t, &mut row)?;
+                    out.changed.push((scope.n, t.n, row.key.clone()));
+                    return Ok(true);
+                }
+                Err(e) => Clash::from_error(e)?,
+            };
+            self.shelve_note(scope, t, &row.key, &clash)?;
+            if clash.reason != Reason::Unique {
+                return Ok(false);
+            }
+            let mut made_room = false;
+            for key in self.obstacles(scope, t, &row)? {
+                let obstacle = self.load_complete(scope, t, &key)?;
+                if obstacle.is_new() || precedence(&obstacle, t.n) < precedence(&row, t.n) {
+                    return Ok(false);
+                }
+                self.take_off_table(scope, t, &key, &clash, out)?;
+                made_room = true;
+            }
+            if !made_room {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Shelves a row that is shown.
+    fn take_off_table(&mut self, scope: &Scope, t: &Arc<Table>, key: &Key, clash: &Clash, out: &mut Applied) -> Result<()> {
+        let mut row = self.load_complete(scope, t, key)?;
+        if row.is_new() {
+            return Ok(());
+        }
+        t.delete(self, scope, key)?;
+        row.kind = Kind::Shelved;
+        self.shelve_note(scope, t, key, clash)?;
+        self.save(scope, t, &mut row)?;
+        out.changed.push((scope.n, t.n, key.clone()));
+        Ok(())
+    }
+
+    /// Finds the rows of the table that hold a unique value which `row` wants.
+    fn obstacles(&self, scope: &Scope, t: &Table, row: &RowRecord) -> Result<Vec<Key>> {
+        let mut found = Vec::new();
+        let mut indexes: Vec<&[IndexPart]> = vec![&t.def.primary_key];
+        indexes.extend(t.def.uniques.iter().map(Vec::as_slice));
+        indexes.extend(t.def.indexes.iter().filter(|i| i.unique).map(|i| i.parts.as_slice()));
+        for parts in indexes {
+            let Some(columns) = parts.iter().map(|p| p.column.clone()).collect::<Option<Vec<_>>>() else { continue };
+            let Some(wanted) = columns.iter().map(|c| value_of(t, row, c)).collect::<Option<Vec<_>>>() else { continue };
+            let collate = |i: usize| {
+                let own = t.def.column(&columns[i]).and_then(|c| c.collate.clone());
+                parts[i].collate.clone().or(own).map(|c| format!(" COLLATE {}", quote(&c))).unwrap_or_default()
+            };
+            let terms: Vec<String> = columns.iter().enumerate().map(|(i, c)| format!("{}{} = ?{}", quote(c), collate(i), i + 1)).collect();
+            found.extend(self.keys_where(scope, t, &terms, &wanted)?.into_iter().filter(|k| *k != row.key));
+        }
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+
+    fn keys_where(&self, scope: &Scope, t: &Table, terms: &[String], wanted: &[Value]) -> Result<Vec<Key>> {
+        let keys = t.key.iter().map(|k| quote(k)).collect::<Vec<_>>().join(", ");
+        let scoped = if t.scoped { format!(" AND \"scope_id\" = ?{}", wanted.len() + 1) } else { String::new() };
+        let sql = format!("SELECT {keys} FROM {} WHERE {}{scoped}", quote(&t.def.name), terms.join(" AND "));
+        let binds: Vec<Bind> = wanted.iter().map(Bind).collect();
+        let mut params: Vec<&dyn ToSql> = binds.iter().map(|b| b as &dyn ToSql).collect();
+        if t.scoped {
+            params.push(&scope.id.0);
+        }
+        let mut q = self.conn.prepare_cached(&sql).doing("looking for a row in the way")?;
+        q.query_map(&params[..], |r| values(r, 0, t.key.len()).map(|v| Key::encode(&v))).and_then(Iterator::collect).doing("looking for a row in the way")
+    }
+
+    /// Lists rows that are shown although a parent is absent: the row itself, or, if it is gone, its children.
+    pub fn orphans_of(&mut self, scope: &Scope, t: &Arc<Table>, key: &Key) -> Result<Vec<(Arc<Table>, Key)>> {
+        let registry = self.registry()?;
+        let Some(row) = self.load(scope, t, key)? else { return Ok(vec![]) };
+        let mut row = row;
+        row.complete(self, t, scope)?;
+        let mut out = Vec::new();
+        if row.is_shown() {
+            for f in &t.def.foreign_keys {
+                let Some(parent) = registry.find(&f.table) else { continue };
+                if self.lacks_parent(scope, t, &row, f, &parent)? {
+                    out.push((t.clone(), key.clone()));
+                    break;
+                }
+            }
+            return Ok(out);
+        }
+        for child in registry.all().into_iter().filter(|c| c.present) {
+            for f in child.def.foreign_keys.iter().filter(|f| f.table.eq_ignore_ascii_case(&t.def.name)) {
+                let referenced = t.def.referenced_columns(f);
+                let Some(wanted) = referenced.iter().map(|c| value_of(t, &row, c)).collect::<Option<Vec<_>>>() else { continue };
+                let terms: Vec<String> = f.columns.iter().enumerate().map(|(i, c)| format!("{} = ?{}", quote(c), i + 1)).collect();
+                for key in self.keys_where(scope, &child, &terms, &wanted)? {
+                    let mut orphan = self.load_complete(scope, &child, &key)?;
+                    orphan.kind = Kind::Shown;
+                    // Another row may bear the value that the child points at.
+                    if self.lacks_parent(scope, &child, &orphan, f, t)? {
+                        out.push((child.clone(), key));
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn lacks_parent(&self, scope: &Scope, t: &Table, row: &RowRecord, f: &ForeignKey, parent: &Table) -> Result<bool> {
+        let Some(wanted) = f.columns.iter().map(|c| value_of(t, row, c)).collect::<Option<Vec<_>>>() else { return Ok(false) };
+        if wanted.contains(&Value::Null) {
+            return Ok(false);
+        }
+        let referenced = parent.def.referenced_columns(f);
+        let terms: Vec<String> = referenced.iter().enumerate().map(|(i, c)| format!("{} = ?{}", quote(c), i + 1)).collect();
+        Ok(self.keys_where(scope, parent, &terms, &wanted)?.is_empty())
+    }
+
+    /// Takes a table that the app has dropped off the shown ones; its rows stay in the sidecar, without values.
+    pub(crate) fn hide_table(&mut self, t: &Table) -> Result<()> {
+        self.drop_capture(t.n)?;
+        self.conn.execute("UPDATE _syncline_table SET present = 0 WHERE n = ?1", [t.n]).doing("hiding a table")?;
+        self.conn.execute("UPDATE _syncline_row SET kind = 4 WHERE tbl = ?1 AND kind IN (0, 3)", [t.n]).doing("hiding a table")?;
+        self.cache.registry = None;
+        // Their values went with the table; hydrating again brings them back.
+        self.conn.execute("UPDATE _syncline_scope SET resync = 1", []).doing("asking for a resync")?;
+        Ok(())
+    }
+
+    /// Puts rows and columns that were kept for a table into it, now that it is here.
+    pub(crate) fn show_table(&mut self, table: i64) -> Result<()> {
+        let t = self.registry()?.get(table)?;
+        let kept: Vec<(i64, Vec<u8>)> = {
+            let mut q = self
+                .conn
+                .prepare("SELECT scope, key FROM _syncline_row WHERE tbl = ?1 AND (kind = 4 OR kind = 0 AND image IS NOT NULL)")
+                .doing("finding rows that were kept")?;
+            q.query_map([table], |r| Ok((r.get(0)?, r.get(1)?))).and_then(Iterator::collect).doing("finding rows that were kept")?
+        };
+        if kept.is_empty() {
+            return Ok(());
+        }
+        self.set_applying(true)?;
+        let mut out = Applied::default();
+        for (scope, key) in kept {
+            let scope = self.scope(scope)?;
+            let mut row = self.load_complete(&scope, &t, &Key(key))?;
+            if row.is_shown() {
+                // `complete` has read the image over the table's default for a column that has just appeared.
+                let mut all = ColSet::none();
+                t.shown.iter().for_each(|c| all.insert(*c));
+                let image = self.load(&scope, &t, &row.key)?.map(|mut r| {
+                    r.kind = Kind::Shelved;
+                    r
+                });
+                if let Some(mut image) = image {
+                    image.complete(self, &t, &scope)?;
+                    for c in &t.shown {
+                        if let (Some(Some(cell)), Some(Some(kept))) = (row.state.cells.get_mut(*c), image.state.cells.get(*c))
+                            && kept.value != Value::Null
+                        {
+                            cell.value = kept.value.clone();
+                        }
+                    }
+                }
+                t.update(self, &scope, &row.key, &row.state, &all)?;
+                self.save(&scope, &t, &mut row)?;
+            } else {
+                let before = row.state.clone();
+                self.place(&scope, &t, &mut row, &before, &mut out)?;
+                self.save(&scope, &t, &mut row)?;
+            }
+        }
+        self.set_applying(false)
+    }
+
+    /// Returns the structured refusal of a parked row.
+    pub fn refusal(&self, scope: &Scope, t: &Table, key: &Key) -> Result<Option<Refusal>> {
+        let json: Option<Vec<u8>> = self
+            .conn
+            .prepare_cached("SELECT refusal FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3")
+            .and_then(|mut q| q.query_row(params![scope.n, t.n, key.0], |r| r.get(0)).optional())
+            .doing("reading a refusal")?;
+        Ok(json.and_then(|j| serde_json::from_slice(&j).ok()))
+    }
+}
+
+/// Sorts the row that stays before the one that is shelved.
+fn precedence(row: &RowRecord, table: i64) -> (bool, syncline_core::Stamp, i64, Key) {
+    (row.pend.is_some(), row.state.births().first().copied().unwrap_or_default(), table, row.key.clone())
+}
+
+/// Returns a column's value, key columns included; `None` if it was never written.
+pub(crate) fn value_of(t: &Table, row: &RowRecord, column: &str) -> Option<Value> {
+    match t.key.iter().position(|k| k.eq_ignore_ascii_case(column)) {
+        Some(i) => row.key.decode().ok()?.get(i).cloned(),
+        None => row.state.cell(t.column(column)?).map(|c| c.value.clone()),
+    }
+}

@@ -1,0 +1,289 @@
+//! A replica's connection and one transaction on it.
+//!
+//! Always: every write of Syncline happens in a `Tx`, which began IMMEDIATE and either commits whole or leaves nothing;
+//! after a failure the cached numbers of writers and tables are forgotten, because they may have been rolled back.
+
+use crate::error::{Doing, Error, Result};
+use crate::registry::Registry;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::HashMap;
+use std::sync::Arc;
+use syncline_core::{ScopeId, Seq, WriterId};
+
+/// Time and randomness for one piece of work; they come from outside so that a simulation can replay it.
+pub struct Env {
+    /// This machine's clock, in ms since 1970.
+    pub now_ms: i64,
+    /// Draws 64 random bits.
+    pub random: Box<dyn FnMut() -> u64 + Send>,
+}
+
+impl Env {
+    /// Draws a 16-byte id.
+    pub fn id<T>(&mut self, make: impl Fn(u64, u64) -> T) -> T {
+        let (a, b) = ((self.random)(), (self.random)());
+        make(a, b)
+    }
+    /// Draws a number that fits SQLite's INTEGER.
+    pub fn nonce(&mut self) -> u64 {
+        (self.random)() >> 1
+    }
+}
+
+/// What a replica is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Holds one account's rows in tables of the app's own shape.
+    Device,
+    /// Holds all scopes; tables lead with `scope_id`.
+    Authority,
+}
+
+/// A scope's number in this sidecar, and its name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scope {
+    /// The number.
+    pub n: i64,
+    /// The name; empty on a device that is not attached yet.
+    pub id: ScopeId,
+}
+
+/// What may be remembered between transactions.
+#[derive(Default)]
+pub(crate) struct Cache {
+    pub registry: Option<Arc<Registry>>,
+    pub writers: HashMap<i64, WriterId>,
+    pub numbers: HashMap<WriterId, i64>,
+    pub scopes: HashMap<i64, Scope>,
+    /// This opening's writer, once it has stamped.
+    pub writer: Option<WriterId>,
+    /// What must still be added to a scope's stored digest: written once per transaction, not once per row.
+    pub digests: HashMap<i64, u64>,
+    /// SQLite's schema cookie when capture was last found whole.
+    pub schema_cookie: Option<i64>,
+}
+
+impl Cache {
+    pub(crate) fn forget(&mut self) {
+        *self = Cache::default();
+    }
+}
+
+/// A database with a sidecar.
+pub struct Replica {
+    pub(crate) conn: Connection,
+    pub(crate) cache: Cache,
+    pub(crate) role: Role,
+}
+
+/// One transaction.
+pub struct Tx<'a> {
+    /// The connection, inside the transaction.
+    pub conn: &'a Connection,
+    /// Time and randomness.
+    pub env: &'a mut Env,
+    /// What the replica is.
+    pub role: Role,
+    pub(crate) cache: &'a mut Cache,
+}
+
+impl Replica {
+    /// Returns the connection, for the app's own SQL.
+    pub fn conn(&self) -> &Connection {
+        &self.conn
+    }
+    /// Returns what this replica is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+    /// Runs `work` in one IMMEDIATE transaction; on an error nothing of it remains.
+    pub fn transact<T>(&mut self, env: &mut Env, work: impl FnOnce(&mut Tx) -> Result<T>) -> Result<T> {
+        self.conn.execute_batch("BEGIN IMMEDIATE").doing("beginning a transaction")?;
+        let mut tx = Tx { conn: &self.conn, env, role: self.role, cache: &mut self.cache };
+        let done = work(&mut tx).and_then(|value| {
+            tx.flush()?;
+            self.conn.execute_batch("COMMIT").doing("committing")?;
+            Ok(value)
+        });
+        if done.is_err() {
+            self.roll_back();
+        }
+        done
+    }
+    /// Runs `work` in one read snapshot. `work` must not write.
+    pub fn read<T>(&mut self, env: &mut Env, work: impl FnOnce(&mut Tx) -> Result<T>) -> Result<T> {
+        self.conn.execute_batch("BEGIN").doing("beginning a snapshot")?;
+        let mut tx = Tx { conn: &self.conn, env, role: self.role, cache: &mut self.cache };
+        let done = work(&mut tx);
+        self.roll_back_snapshot();
+        done
+    }
+    fn roll_back(&mut self) {
+        self.cache.forget();
+        self.roll_back_snapshot();
+    }
+    fn roll_back_snapshot(&mut self) {
+        // SQLite may have rolled back by itself (disk full): then there is nothing to end, and that is no error.
+        if !self.conn.is_autocommit() {
+            let _ = self.conn.execute_batch("ROLLBACK");
+        }
+    }
+}
+
+impl Tx<'_> {
+    /// Runs `work` in a savepoint; on an error its writes are undone and the transaction goes on.
+    pub fn savepoint<T, E: From<Error>>(&mut self, work: impl FnOnce(&mut Tx) -> std::result::Result<T, E>) -> std::result::Result<T, E> {
+        self.flush()?;
+        self.conn.execute_batch("SAVEPOINT syncline").doing("setting a savepoint")?;
+        let mut inner = Tx { conn: self.conn, env: self.env, role: self.role, cache: self.cache };
+        match work(&mut inner) {
+            Ok(value) => {
+                inner.flush()?;
+                self.conn.execute_batch("RELEASE syncline").doing("releasing a savepoint")?;
+                Ok(value)
+            }
+            Err(e) => {
+                self.conn.execute_batch("ROLLBACK TO syncline; RELEASE syncline").doing("rolling back to a savepoint")?;
+                self.cache.forget();
+                Err(e)
+            }
+        }
+    }
+
+    /// Reads a fact about this replica.
+    pub fn meta<T: rusqlite::types::FromSql>(&self, name: &str) -> Result<Option<T>> {
+        self.conn
+            .prepare_cached("SELECT value FROM _syncline_meta WHERE name = ?1")
+            .and_then(|mut q| q.query_row([name], |r| r.get::<_, Option<T>>(0)).optional())
+            .map(Option::flatten)
+            .doing("reading the sidecar's facts")
+    }
+    /// Notes a fact about this replica.
+    pub fn set_meta(&self, name: &str, value: impl rusqlite::ToSql) -> Result<()> {
+        self.conn
+            .prepare_cached("INSERT INTO _syncline_meta(name, value) VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET value = excluded.value")
+            .and_then(|mut q| q.execute(params![name, value]))
+            .doing("noting a fact in the sidecar")?;
+        Ok(())
+    }
+
+    /// Returns this opening's writer, made when first needed.
+    pub fn writer(&mut self) -> Result<WriterId> {
+        if let Some(writer) = self.cache.writer {
+            return Ok(writer);
+        }
+        let writer = if syncline_core::planted::on("writer_continued") { WriterId([7; 16]) } else { self.env.id(WriterId::from_random) };
+        self.writer_number(writer)?;
+        self.cache.writer = Some(writer);
+        Ok(writer)
+    }
+    /// Returns a writer's number here, giving it one if it is new.
+    pub fn writer_number(&mut self, writer: WriterId) -> Result<i64> {
+        if let Some(n) = self.cache.numbers.get(&writer) {
+            return Ok(*n);
+        }
+        let known = self
+            .conn
+            .prepare_cached("SELECT n FROM _syncline_writer WHERE writer = ?1")
+            .and_then(|mut q| q.query_row([&writer.0[..]], |r| r.get::<_, i64>(0)).optional())
+            .doing("reading writers")?;
+        let n = match known {
+            Some(n) => n,
+            None => {
+                self.conn
+                    .prepare_cached("INSERT INTO _syncline_writer(writer) VALUES(?1)")
+                    .and_then(|mut q| q.insert([&writer.0[..]]))
+                    .doing("noting a writer")?
+            }
+        };
+        self.cache.numbers.insert(writer, n);
+        self.cache.writers.insert(n, writer);
+        Ok(n)
+    }
+    /// Reads all writers that are not known yet in this cache.
+    pub(crate) fn load_writers(&mut self) -> Result<()> {
+        let most = self.cache.writers.keys().max().copied().unwrap_or(0);
+        let mut q = self.conn.prepare_cached("SELECT n, writer FROM _syncline_writer WHERE n > ?1").doing("reading writers")?;
+        let rows = q.query_map([most], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, [u8; 16]>(1)?))).doing("reading writers")?;
+        for row in rows {
+            let (n, writer) = row.doing("reading writers")?;
+            self.cache.writers.insert(n, WriterId(writer));
+            self.cache.numbers.insert(WriterId(writer), n);
+        }
+        Ok(())
+    }
+
+    /// Returns a scope by number.
+    pub fn scope(&mut self, n: i64) -> Result<Scope> {
+        if let Some(scope) = self.cache.scopes.get(&n) {
+            return Ok(scope.clone());
+        }
+        let id: String = self
+            .conn
+            .prepare_cached("SELECT scope_id FROM _syncline_scope WHERE n = ?1")
+            .and_then(|mut q| q.query_row([n], |r| r.get(0)))
+            .doing("reading a scope")?;
+        let scope = Scope { n, id: ScopeId(id) };
+        self.cache.scopes.insert(n, scope.clone());
+        Ok(scope)
+    }
+    /// Returns a scope by name, if it is here.
+    pub fn find_scope(&mut self, id: &ScopeId) -> Result<Option<Scope>> {
+        if let Some(scope) = self.cache.scopes.values().find(|s| s.id == *id) {
+            return Ok(Some(scope.clone()));
+        }
+        let n = self
+            .conn
+            .prepare_cached("SELECT n FROM _syncline_scope WHERE scope_id = ?1")
+            .and_then(|mut q| q.query_row([&id.0], |r| r.get::<_, i64>(0)).optional())
+            .doing("reading a scope")?;
+        n.map(|n| self.scope(n)).transpose()
+    }
+    /// Returns the head of this replica's own sequence of a scope.
+    pub fn head(&self, scope: i64) -> Result<Seq> {
+        self.conn
+            .prepare_cached("SELECT seq FROM _syncline_scope WHERE n = ?1")
+            .and_then(|mut q| q.query_row([scope], |r| r.get::<_, i64>(0)))
+            .map(|seq| Seq(seq as u64))
+            .doing("reading a scope's head")
+    }
+    /// Sets the head of this replica's own sequence of a scope.
+    pub fn set_head(&self, scope: i64, seq: Seq) -> Result<()> {
+        self.conn
+            .prepare_cached("UPDATE _syncline_scope SET seq = ?2 WHERE n = ?1")
+            .and_then(|mut q| q.execute(params![scope, seq.0 as i64]))
+            .doing("moving a scope's head")?;
+        Ok(())
+    }
+    /// Returns the digest of a scope's live rows.
+    pub fn digest(&self, scope: i64) -> Result<u64> {
+        let stored: i64 = self
+            .conn
+            .prepare_cached("SELECT digest FROM _syncline_scope WHERE n = ?1")
+            .and_then(|mut q| q.query_row([scope], |r| r.get(0)))
+            .doing("reading a scope's digest")?;
+        Ok((stored as u64).wrapping_add(self.cache.digests.get(&scope).copied().unwrap_or(0)))
+    }
+    /// Adds to the digest of a scope (modulo 2^64).
+    pub(crate) fn add_digest(&mut self, scope: i64, delta: u64) {
+        if delta != 0 {
+            let sum = self.cache.digests.entry(scope).or_default();
+            *sum = sum.wrapping_add(delta);
+        }
+    }
+    /// Writes the digests that changed.
+    fn flush(&mut self) -> Result<()> {
+        if self.cache.digests.is_empty() {
+            return Ok(());
+        }
+        for scope in self.cache.digests.keys().copied().collect::<Vec<_>>() {
+            let digest = self.digest(scope)?;
+            self.conn
+                .prepare_cached("UPDATE _syncline_scope SET digest = ?2 WHERE n = ?1")
+                .and_then(|mut q| q.execute(params![scope, digest as i64]))
+                .doing("keeping a scope's digest")?;
+            self.cache.digests.remove(&scope);
+        }
+        Ok(())
+    }
+}
