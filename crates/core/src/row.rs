@@ -193,13 +193,18 @@ impl RowState {
             && (self.is_dead() || (0..self.cells.len().max(other.cells.len())).all(|c| self.cell_eq(other, c)))
     }
 
-    /// Replaces a writer's stamps later than `limit` by `(hlc, to)`, in place. Only for stamps that no other replica has merged.
-    pub fn restamp(&mut self, writer: WriterId, limit: Hlc, to: Stamp) -> bool {
-        if self.ctx.get(writer) <= limit {
+    /// Dates anew what a wrong clock put after `limit`: such stamps become `to`, in place.
+    ///
+    /// Only for stamps that no other replica has merged; every replica refuses stamps that far ahead, so a writer's stamps
+    /// after `limit` are such. What it stamped before may be known elsewhere and stays covered if `keep_covered`.
+    /// `to` must be of a writer that is not in the context, and later than `limit` if `keep_covered`.
+    pub fn restamp(&mut self, limit: Hlc, to: Stamp, keep_covered: bool) -> bool {
+        let ahead: Vec<WriterId> = self.ctx.entries().iter().filter(|e| e.1 > limit).map(|e| e.0).collect();
+        if ahead.is_empty() {
             return false;
         }
         let fix = |s: &mut Stamp| {
-            if s.writer == writer && s.hlc > limit {
+            if s.hlc > limit {
                 *s = to;
             }
         };
@@ -211,7 +216,18 @@ impl RowState {
             dot.births.dedup();
         }
         self.live.sort();
-        self.ctx.forget(writer);
+        self.live.dedup_by(|a, b| a.stamp == b.stamp);
+        for writer in ahead {
+            let covered = Stamp { hlc: limit, writer };
+            for vv in [&mut self.ctx, &mut self.ground] {
+                if vv.get(writer) > limit {
+                    vv.forget(writer);
+                    if keep_covered {
+                        vv.see(covered);
+                    }
+                }
+            }
+        }
         self.ctx.see(to);
         true
     }

@@ -318,6 +318,33 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Dates anew what a wrong clock of this device put after `limit_ms` (the authority's now and its tolerance): a fresh write of
+    /// the same values, at the authority's time. Such stamps were refused everywhere, so no other replica has merged them.
+    /// Returns how many rows were dated anew.
+    pub fn restamp_future(&mut self, now_ms: i64, limit_ms: i64) -> Result<u64> {
+        let limit = Hlc::from_ms(limit_ms);
+        self.cache.writer = None;
+        let writer = self.writer()?;
+        let mut count = 0;
+        let pending: Vec<(i64, i64, Vec<u8>)> = {
+            let mut q = self.conn.prepare("SELECT scope, tbl, key FROM _syncline_row WHERE pend IS NOT NULL").doing("finding rows with a wrong time")?;
+            q.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).and_then(Iterator::collect).doing("finding rows with a wrong time")?
+        };
+        for (scope, table, key) in pending {
+            let (scope, t) = (self.scope(scope)?, self.registry()?.get(table)?);
+            let mut row = self.load_complete(&scope, &t, &Key(key))?;
+            let known = row.version.0 > 0;
+            let others = row.state.ctx.entries().iter().map(|e| e.1).filter(|h| *h <= limit).max().unwrap_or_default();
+            let hlc = if known { limit.next() } else { Hlc::from_ms(now_ms).max(others.next()) };
+            if row.state.restamp(limit, Stamp { hlc, writer }, known) {
+                self.touch(&scope, &mut row)?;
+                self.save(&scope, &t, &mut row)?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
     /// Gives a row of a device the next number of its own sequence.
     pub(crate) fn touch(&mut self, scope: &Scope, row: &mut RowRecord) -> Result<()> {
         let seq = self.head(scope.n)?.next();

@@ -172,6 +172,20 @@ impl From<DecodeError> for ApiError {
     }
 }
 
+impl From<syncline_replica::Error> for ApiError {
+    fn from(e: syncline_replica::Error) -> ApiError {
+        use syncline_replica::Error;
+        match e {
+            Error::Sqlite { doing, cause } => match ApiError::from(cause) {
+                ApiError::Internal(text) => ApiError::Internal(format!("{doing}: {text}")),
+                known => known,
+            },
+            Error::Decode { .. } | Error::Damaged(_) | Error::Incomplete { .. } | Error::Format(..) | Error::NotInitialised => ApiError::Internal(e.to_string()),
+            Error::Schema(_) | Error::Refused(_) => ApiError::BadRequest(e.to_string()),
+        }
+    }
+}
+
 impl From<rusqlite::Error> for ApiError {
     fn from(e: rusqlite::Error) -> ApiError {
         use rusqlite::ErrorCode;

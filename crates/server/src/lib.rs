@@ -5,10 +5,14 @@
 
 pub mod accounts;
 pub mod api_error;
+pub mod authority;
+pub mod commit;
 pub mod engine;
 pub mod http;
+pub mod pull;
 
 pub use accounts::{Caller, DeviceInfo};
 pub use api_error::ApiError;
+pub use authority::Authority;
 pub use engine::{Engine, OpenError, Watch};
 pub use http::{ServeError, Tls, serve};
