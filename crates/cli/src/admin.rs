@@ -1,0 +1,93 @@
+//! `syncline admin …`: operating the authority. Works beside a running server, on the same database.
+
+mod accounts;
+mod bundles;
+mod devices;
+mod token;
+
+use crate::exit::{Exit, failure};
+use crate::output::Output;
+use anyhow::Context;
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use syncline_server::{Engine, accounts as tables};
+
+/// How long to wait while the server commits.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Operates the authority: accounts, enrolment tokens, devices, the bundle log
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  syncline admin token --data ./authority --account ada --ttl 1h --uses 3")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Token(token::Args),
+    Accounts(accounts::Args),
+    Devices(devices::Args),
+    Bundles(bundles::Args),
+}
+
+/// Which authority.
+#[derive(clap::Args)]
+struct Data {
+    /// The authority's directory, as for `serve`
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+}
+
+/// Runs the subcommand.
+pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
+    match args.command {
+        Command::Token(args) => token::run(args, out),
+        Command::Accounts(args) => accounts::run(args, out),
+        Command::Devices(args) => devices::run(args, out),
+        Command::Bundles(args) => bundles::run(args, out),
+    }
+}
+
+impl Data {
+    /// Opens an authority that is there.
+    fn open(&self) -> anyhow::Result<Connection> {
+        let path = self.data.join("server.db");
+        if !path.is_file() {
+            let dir = self.data.display();
+            return Err(failure(Exit::Usage, format!("there is no authority in {dir}; start one with `syncline serve --data {dir}`")));
+        }
+        open(&path)
+    }
+
+    /// Opens an authority, making it first where the directory has none.
+    fn open_or_create(&self) -> anyhow::Result<Connection> {
+        let path = self.data.join("server.db");
+        if !path.is_file() {
+            // Made by the engine, so that there is one place that knows what an authority consists of; closed again at once.
+            drop(Engine::open(&self.data).with_context(|| format!("making an authority in {}", self.data.display()))?);
+        }
+        open(&path)
+    }
+}
+
+fn open(path: &Path) -> anyhow::Result<Connection> {
+    let conn = Connection::open(path).with_context(|| format!("opening {}", path.display()))?;
+    conn.busy_timeout(BUSY)?;
+    // What this program answers for is on the disk when it says so, as with the server.
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    Ok(conn)
+}
+
+/// Refuses an account that does not exist: a mistyped name would look like an account without devices.
+fn check_account(conn: &Connection, account: Option<&str>) -> anyhow::Result<()> {
+    let Some(account) = account else { return Ok(()) };
+    let known = tables::accounts(conn)?;
+    if known.iter().any(|a| a.account == account) {
+        return Ok(());
+    }
+    let names: Vec<&str> = known.iter().map(|a| a.account.as_str()).collect();
+    Err(failure(Exit::Usage, format!("there is no account `{account}`; there are: {}", if names.is_empty() { "none".into() } else { names.join(", ") })))
+}

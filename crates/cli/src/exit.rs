@@ -1,0 +1,136 @@
+//! What a command's end means to a script: the exit codes of the contract, and which error has which.
+
+use syncline_replica::schema::SchemaError;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything confirmed and up to date.
+    Done = 0,
+    /// Something broke inside.
+    Internal = 1,
+    /// Wrong usage, or input that was refused.
+    Usage = 2,
+    /// Offline or busy: work is kept, try later.
+    Later = 3,
+    /// Done, but something waits for a decision.
+    Decision = 4,
+    /// Not authorised, revoked, or too old.
+    Refused = 5,
+    /// The file does not open: damage, partial restore.
+    Damaged = 6,
+}
+
+impl Exit {
+    /// Returns the word that `--json` gives for an error that ends like this.
+    pub fn word(self) -> &'static str {
+        match self {
+            Exit::Done => "done",
+            Exit::Internal => "internal",
+            Exit::Usage => "refused_input",
+            Exit::Later => "later",
+            Exit::Decision => "needs_decision",
+            Exit::Refused => "refused",
+            Exit::Damaged => "damaged",
+        }
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        std::process::ExitCode::from(exit as u8)
+    }
+}
+
+/// An error that knows its exit code where it is made.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Makes an error that ends with this code; the message says what to do next.
+pub fn failure(exit: Exit, message: impl Into<String>) -> anyhow::Error {
+    Failure { exit, message: message.into() }.into()
+}
+
+/// Returns the exit code of an error: that of the outermost cause that is known here.
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(known).unwrap_or(Exit::Internal)
+}
+
+fn known(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if let Some(Failure { exit, .. }) = cause.downcast_ref() {
+        Some(*exit)
+    } else if let Some(e) = cause.downcast_ref::<syncline_replica::Error>() {
+        Some(of_replica(e))
+    } else if let Some(e) = cause.downcast_ref::<syncline::link::LinkError>() {
+        Some(of_link(e))
+    } else if let Some(e) = cause.downcast_ref::<syncline::identity::IdentityError>() {
+        Some(of_identity(e))
+    } else if let Some(e) = cause.downcast_ref::<syncline_server::ApiError>() {
+        Some(of_code(e.code()))
+    } else {
+        cause.downcast_ref::<rusqlite::Error>().map(of_sqlite)
+    }
+}
+
+fn of_replica(error: &syncline_replica::Error) -> Exit {
+    use syncline_replica::Error::*;
+    match error {
+        e if e.is_damage() => Exit::Damaged,
+        e if e.is_busy() || e.is_full() => Exit::Later,
+        Sqlite { cause, .. } | Schema(SchemaError::Sqlite { cause, .. }) => of_sqlite(cause),
+        Schema(_) | NotInitialised | Refused(_) => Exit::Usage,
+        Format(..) => Exit::Refused,
+        Decode { .. } | Damaged(_) => Exit::Damaged,
+        Incomplete { .. } => Exit::Internal,
+    }
+}
+
+fn of_link(error: &syncline::link::LinkError) -> Exit {
+    use syncline::link::LinkError::*;
+    match error {
+        Offline(_) | Timeout | NotSyncline(_) => Exit::Later,
+        Api(body) => of_code(&body.code),
+        Protocol(_) => Exit::Refused,
+        Url { .. } => Exit::Usage,
+    }
+}
+
+fn of_identity(error: &syncline::identity::IdentityError) -> Exit {
+    use syncline::identity::IdentityError::*;
+    match error {
+        NoHome | Io { .. } => Exit::Usage,
+        Damaged(_) => Exit::Refused,
+        Random(_) => Exit::Internal,
+    }
+}
+
+/// The codes of the contract's HTTP section.
+fn of_code(code: &str) -> Exit {
+    match code {
+        "unauthorized" | "device_revoked" | "forbidden" | "upgrade_required" => Exit::Refused,
+        "bad_request" | "too_large" | "schema_behind" | "clock_ahead" => Exit::Usage,
+        "rate_limited" | "quota_exceeded" | "storage_full" | "unavailable" => Exit::Later,
+        _ => Exit::Internal,
+    }
+}
+
+fn of_sqlite(error: &rusqlite::Error) -> Exit {
+    use rusqlite::ErrorCode::*;
+    match error.sqlite_error_code() {
+        Some(DatabaseCorrupt | NotADatabase) => Exit::Damaged,
+        Some(DatabaseBusy | DatabaseLocked | DiskFull) => Exit::Later,
+        Some(CannotOpen | ReadOnly | PermissionDenied) => Exit::Usage,
+        _ => Exit::Internal,
+    }
+}

@@ -1,0 +1,72 @@
+//! The `syncline` command: one file per command, all of one shape: its arguments, and `run`, which returns how it ended.
+//!
+//! Nothing here knows how rows are stored, merged or sent; that is the libraries'. They in turn never print and never end the
+//! process: only this crate does.
+
+mod admin;
+mod bench;
+mod exit;
+mod output;
+mod serve;
+mod when;
+
+use clap::Parser;
+use exit::{Exit, exit_of};
+use output::{Output, say};
+use std::process::ExitCode;
+
+/// Keeps the same SQLite tables on every device, offline first
+#[derive(Parser)]
+#[command(name = "syncline", version, max_term_width = 100, after_help = "Exit codes:
+  0 done, everything confirmed and up to date
+  1 internal error
+  2 usage, or refused input
+  3 offline or busy: work is kept, try later
+  4 done, but something waits for a decision
+  5 refused: not authorised, revoked, upgrade required
+  6 will not open: damage, partial restore
+
+SYNCLINE_HOME is where device keys live (default: the platform's data directory).
+
+Example:
+  syncline demo")]
+struct Cli {
+    /// One JSON document on stdout; streams give one object a line
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Admin(admin::Args),
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let out = Output { json: cli.json };
+    let ended = match cli.command {
+        Command::Serve(args) => serve::run(args, out),
+        Command::Admin(args) => admin::run(args, out),
+        Command::Bench(args) => bench::run(args, out),
+    };
+    ended.unwrap_or_else(|error| report(&error, out)).into()
+}
+
+/// Tells why a command failed, and returns the exit code of that.
+fn report(error: &anyhow::Error, out: Output) -> Exit {
+    // Whoever reads our output has seen enough (`| head`): that is no failure.
+    if error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>()).any(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+        return Exit::Done;
+    }
+    let exit = exit_of(error);
+    let message = output::plain(&format!("{error:#}"));
+    say(format!("syncline: {message}"));
+    if out.json {
+        let _ = out.document(&serde_json::json!({ "outcome": exit.word(), "error": message, "exit_code": exit as u8 }));
+    }
+    exit
+}

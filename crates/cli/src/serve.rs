@@ -1,0 +1,73 @@
+//! `syncline serve`: the authority, over a directory of its own.
+
+use crate::exit::{Exit, failure};
+use crate::output::{Output, say};
+use anyhow::Context;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use syncline_replica::config::Config;
+use syncline_server::{Engine, Tls, http::shutdown_signal};
+
+/// Runs the authority until SIGTERM or ctrl-c
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  syncline serve --data ./authority --listen 127.0.0.1:4840
+  syncline admin token --data ./authority --account ada     # in another terminal; works while it runs")]
+pub struct Args {
+    /// Where the authority keeps its database, server.db; made if new
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Where to listen; port 0 takes a free one. Beyond this machine, use --tls-cert and --tls-key or a proxy that speaks TLS
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4840")]
+    listen: SocketAddr,
+    /// The certificate chain, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// syncline.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Opens the authority, tells its address and serves.
+pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    if let Some(path) = &args.config {
+        check_config(path)?;
+    }
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(cert), Some(key)) => Some(Tls::from_files(cert, key).map_err(|e| failure(Exit::Usage, e.to_string()))?),
+        _ => None,
+    };
+    let engine = Arc::new(Engine::open(&args.data).with_context(|| format!("opening the authority in {}", args.data.display()))?);
+    // The only place of this program that is asynchronous.
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(engine, args, tls, out))
+}
+
+async fn serve(engine: Arc<Engine>, args: Args, tls: Option<Tls>, out: Output) -> anyhow::Result<Exit> {
+    let listener = tokio::net::TcpListener::bind(args.listen)
+        .await
+        .map_err(|e| failure(Exit::Usage, format!("listening on {}: {e}; choose another address with --listen", args.listen)))?;
+    let address = listener.local_addr()?;
+    let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
+    if tls.is_none() && !address.ip().is_loopback() {
+        say("this address is open to the network without TLS; devices refuse it unless told otherwise. Give --tls-cert and --tls-key, or put a proxy with TLS before it");
+    }
+    match out.json {
+        true => out.document(&serde_json::json!({ "listening": url }))?,
+        false => out.line(format!("listening on {url}"))?,
+    }
+    syncline_server::serve(engine, listener, tls, shutdown_signal()).await?;
+    say("stopped; every answered request is on the disk");
+    Ok(Exit::Done)
+}
+
+/// Nothing in this version's syncline.toml is the authority's to decide: how tables sync comes with the devices' schema. It is
+/// read all the same, so that a mistake in it, or a setting that does not work yet, is heard of here.
+fn check_config(path: &std::path::Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(path).map_err(|e| failure(Exit::Usage, format!("reading {}: {e}", path.display())))?;
+    Config::parse(&text).map(drop).map_err(|e| failure(Exit::Usage, e.to_string()))
+}
