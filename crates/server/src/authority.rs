@@ -4,7 +4,7 @@ use crate::accounts::{self, Caller, Enrolled};
 use crate::api_error::ApiError;
 use crate::commit::{Receipt, absorb_foreign, commit};
 use crate::pull::{compare_pasts, read_answer};
-use syncline_core::{DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, ScopeAnswer, ScopeId, ScopeRequest, Seq, SyncRequest, SyncResponse, planted};
+use syncline_core::{EnrolRequest, EnrolResponse, HistoryId, Limits, ScopeAnswer, ScopeId, Seq, SyncRequest, SyncResponse, planted};
 use syncline_replica::schema::{authority_schema_ddl, merge_schema, validate};
 use syncline_replica::{Doing, Env, Error, Replica, Role, Scope, Tx};
 
@@ -197,14 +197,4 @@ pub fn take_schema(tx: &mut Tx, theirs: &syncline_core::Schema) -> Result<(), Ap
         tx.set_meta("schema_version", merged.schema.version as i64)?;
     }
     Ok(())
-}
-
-/// A caller for work that no device asked for.
-pub fn nobody() -> Caller {
-    Caller { device_id: DeviceId::default(), account: String::new() }
-}
-
-/// Whether a request asks only about what has not moved: then nothing needs to be written.
-pub fn only_reads(request: &ScopeRequest) -> bool {
-    request.push.is_none()
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use syncline_core::digest::{chain_of, first_chain};
 use syncline_core::schema::Action;
 use syncline_core::{Acked, BundleId, Chain, ColSet, DeviceId, Hlc, Key, Limits, Nonce, Outcome, Push, Reason, Refusal, RowState, Seq, SourceId, planted};
-use syncline_replica::{Absorbed, Clash, Doing, Error, Incoming, Kind, RowRecord, Scope, Table, Tx, number, operation};
+use syncline_replica::{Absorbed, Clash, Doing, Error, Incoming, Kind, RowRecord, Scope, Table, Tx, number};
 
 /// A push that was looked at. An answer can be built from nothing else.
 #[must_use]
@@ -551,7 +551,6 @@ fn refusal(tx: &mut Tx, scope: &Scope, pushed: &Pushed, reason: Reason, message:
     let (t, x) = (&pushed.table, &pushed.incoming);
     let here = tx.load_complete(scope, t, &x.key)?;
     let op = if x.state.is_dead() { "delete" } else if x.seq.0 == 0 { "insert" } else { "update" };
-    let _ = operation;
     Ok(Refusal {
         schema: "main".into(),
         table: t.def.name.clone(),

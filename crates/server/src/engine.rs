@@ -1,9 +1,33 @@
-//! The authority's engine. Placeholder: it has the signatures that `http` calls, and answers `unavailable`.
+//! The authority's engine: one writer thread with group commit, and readers on snapshots beside it.
+//!
+//! Blocking; knows neither HTTP nor async. A queue of closures gives order where a pool of writers would give SQLITE_BUSY.
+//! Small jobs go together into one durable commit and before large ones, so that somebody's bulk load does not stall others.
 
-use crate::accounts::{Caller, DeviceInfo};
+use crate::accounts::{self, Caller, DeviceInfo};
 use crate::api_error::ApiError;
-use std::path::Path;
+use crate::authority::{Authority, enrol, may_see, read_request, respond, write_request};
+use crate::commit::{absorb_foreign, chain_at};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, ScopeId, Seq, SyncRequest, SyncResponse};
+use syncline_replica::{Doing, Env, Error, Reading, Replica, Translation, Tx};
+use tokio::sync::broadcast;
+
+/// A push of at most this many rows is small: it shares a commit with others and goes before large ones.
+const SMALL_ROWS: usize = 200;
+/// The most small jobs in one commit.
+const GROUP_MAX: usize = 256;
+/// How often the database is looked at for writes of other programs.
+const FOREIGN_POLL: Duration = Duration::from_millis(200);
+/// Wakes that a slow stream may fall behind before it reads its heads anew.
+const WAKES: usize = 4_096;
 
 /// Why an authority does not open.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +35,15 @@ pub enum OpenError {
     /// The directory cannot be used.
     #[error("opening {0}: {1}; name a directory that exists and that this user may write")]
     Directory(String, std::io::Error),
+    /// Another process serves it.
+    #[error("{0} is being served by another process; stop that one first")]
+    InUse(String),
+    /// The database cannot be opened.
+    #[error("opening {0}: {1}")]
+    Database(String, String),
+    /// What is in it does not fit together.
+    #[error("{0} will not be served: {1}. It looks like a partial restore: put back all of the directory from one backup")]
+    Damaged(String, String),
 }
 
 /// Heads of a caller's scopes, and what is told after each commit.
@@ -18,56 +51,357 @@ pub struct Watch {
     /// Where the caller's scopes are now.
     pub heads: Vec<(ScopeId, Seq)>,
     /// Every scope's new head after each commit; not only the caller's.
-    pub changes: tokio::sync::broadcast::Receiver<(ScopeId, Seq)>,
+    pub changes: broadcast::Receiver<(ScopeId, Seq)>,
+}
+
+type Reply = Box<dyn FnOnce(Result<(), ApiError>) + Send>;
+type Work = Box<dyn FnOnce(&mut Tx, &mut Vec<(ScopeId, Seq)>) -> Reply + Send>;
+
+struct Job {
+    large: bool,
+    work: Work,
 }
 
 /// The authority's engine: blocking, shared by all requests.
-pub struct Engine;
+pub struct Engine {
+    path: PathBuf,
+    history: HistoryId,
+    limits: Limits,
+    jobs: Option<Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+    readers: Mutex<Vec<(u64, Replica)>>,
+    schema: AtomicU64,
+    wakes: broadcast::Sender<(ScopeId, Seq)>,
+    _lock: File,
+}
 
-fn later<T>() -> Result<T, ApiError> {
-    Err(ApiError::Unavailable("the engine is not built in yet".into()))
+/// Returns this machine's time and randomness.
+pub fn system_env() -> Env {
+    Env { now_ms: now_ms(), random: Box::new(random) }
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Without the system's randomness no id is safe; SQLite's own generator, seeded at start, is what is left.
+    if getrandom::fill(&mut bytes).is_err() {
+        return std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), now_ms());
+    }
+    u64::from_be_bytes(bytes)
 }
 
 impl Engine {
-    /// Opens the authority in a directory, making it if it is empty.
+    /// Opens the authority in a directory, making it if it is empty. One engine at a time per directory.
     pub fn open(dir: &Path) -> Result<Engine, OpenError> {
-        std::fs::create_dir_all(dir).map_err(|e| OpenError::Directory(dir.display().to_string(), e))?;
-        Ok(Engine)
+        let shown = dir.display().to_string();
+        let at = |e| OpenError::Directory(shown.clone(), e);
+        std::fs::create_dir_all(dir).map_err(at)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(at)?;
+        if lock.try_lock().is_err() {
+            return Err(OpenError::InUse(shown));
+        }
+        let path = dir.join("server.db");
+        let mut authority = open_authority(&path)?;
+        check(&mut authority).map_err(|e| OpenError::Damaged(shown.clone(), e))?;
+        let (history, limits) = (authority.history(), authority.limits);
+        let (jobs, queue) = channel();
+        let (wakes, _) = broadcast::channel(WAKES);
+        let told = wakes.clone();
+        let writer = std::thread::Builder::new()
+            .name("syncline-writer".into())
+            .spawn(move || write_loop(authority.replica, &queue, &told))
+            .map_err(|e| OpenError::Directory(shown.clone(), e))?;
+        Ok(Engine {
+            path,
+            history,
+            limits,
+            jobs: Some(jobs),
+            writer: Some(writer),
+            readers: Mutex::new(Vec::new()),
+            schema: AtomicU64::new(0),
+            wakes,
+            _lock: lock,
+        })
     }
+
     /// Returns the history that this authority lives.
     pub fn history(&self) -> HistoryId {
-        HistoryId::default()
+        self.history
     }
     /// Returns what a peer may send.
     pub fn limits(&self) -> Limits {
-        Limits::default()
+        self.limits
     }
+
     /// Returns whose bearer it is.
-    pub fn authenticate(&self, _bearer: &str) -> Result<Caller, ApiError> {
-        later()
+    pub fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError> {
+        let history = self.history;
+        self.read(|tx| accounts::authenticate(tx.conn, bearer, history, tx.env.now_ms))
     }
+
     /// Enrols a device.
-    pub fn enrol(&self, _request: EnrolRequest) -> Result<EnrolResponse, ApiError> {
-        later()
+    pub fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, ApiError> {
+        let history = self.history;
+        let answer = self.write(true, move |tx, _| enrol(tx, &request, history))?;
+        // Readers know tables by heart; those that were opened before must learn the new ones.
+        self.schema.fetch_add(1, Ordering::SeqCst);
+        Ok(answer)
     }
+
     /// Commits what is pushed and reads what has changed.
-    pub fn sync(&self, _caller: &Caller, _request: SyncRequest) -> Result<SyncResponse, ApiError> {
-        later()
+    pub fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError> {
+        let (history, limits) = (self.history, self.limits);
+        let large = request.scopes.iter().filter_map(|s| s.push.as_ref()).any(|p| p.rows.rows.len() > SMALL_ROWS);
+        let caller = caller.clone();
+        let (request, written) = self.write(large, move |tx, moved| {
+            let mut written = write_request(tx, &caller, &request, history, &limits)?;
+            moved.append(&mut written.moved);
+            Ok((request, written))
+        })?;
+        self.read(|tx| {
+            let answers = read_request(tx, &request, written.scopes, &limits)?;
+            respond(tx, history, answers)
+        })
     }
-    /// Reads changes as JSON.
-    pub fn changes(&self, _caller: &Caller, _scope: &ScopeId, _cursor: Option<Cursor>, _limit: usize) -> Result<serde_json::Value, ApiError> {
-        later()
+
+    /// Reads changes as JSON: whole bundles, about `limit` rows.
+    pub fn changes(&self, caller: &Caller, scope: &ScopeId, cursor: Option<Cursor>, limit: usize) -> Result<serde_json::Value, ApiError> {
+        let history = self.history;
+        self.absorb()?;
+        self.read(|tx| {
+            let scope = may_see(tx, caller, scope)?;
+            let from = cursor.map_or(Seq(0), |c| c.seq);
+            if let Some(c) = cursor
+                && (c.history != history || chain_at(tx, &scope, c.seq)? != Some(c.chain))
+            {
+                return Err(ApiError::HistoryChanged("the cursor is not of this server's past; read again from the beginning".into()));
+            }
+            let head = tx.head(scope.n)?;
+            let to: Option<i64> = tx
+                .conn
+                .prepare_cached("SELECT seq FROM _syncline_row WHERE scope = ?1 AND seq > ?2 ORDER BY seq LIMIT 1 OFFSET ?3")?
+                .query_row(params![scope.n, from.0 as i64, limit.clamp(1, 10_000) as i64 - 1], |r| r.get(0))
+                .optional()?;
+            let to = to.map_or(head, |n| Seq(n as u64));
+            let reading = Reading { from, after: None, bytes: usize::MAX, skip_gravestones_to: Seq(0), own: None, to };
+            let rows = tx.read_page(&scope, &reading)?.rows;
+            let translation = Translation::new(tx, &rows)?;
+            let mut changes = Vec::with_capacity(rows.rows.len());
+            for i in 0..rows.rows.len() {
+                let (table, row) = translation.open(&rows, i)?;
+                let deleted = row.state.is_dead();
+                changes.push(serde_json::json!({
+                    "table": table.def.name,
+                    "key": table.key_object(&row.key),
+                    "op": if deleted { "delete" } else { "upsert" },
+                    "row": (!deleted).then(|| table.row_object(&row.key, &row.state)),
+                    "row_version": row.seq,
+                    "created_seq": row.created,
+                }));
+            }
+            let chain = chain_at(tx, &scope, to)?.ok_or_else(|| Error::Damaged("the chain has a gap".into()))?;
+            let next = crate::http::cursor_text(Cursor { history, seq: to, chain });
+            Ok(serde_json::json!({ "changes": changes, "next_cursor": next, "stable_bundle_seq": to, "complete": to == head }))
+        })
     }
+
     /// Lists the devices of the caller's account.
-    pub fn devices(&self, _caller: &Caller) -> Result<Vec<DeviceInfo>, ApiError> {
-        later()
+    pub fn devices(&self, caller: &Caller) -> Result<Vec<DeviceInfo>, ApiError> {
+        self.read(|tx| accounts::devices(tx.conn, Some(&caller.account)))
     }
+
     /// Revokes a device of the caller's account.
-    pub fn revoke(&self, _caller: &Caller, _device: DeviceId) -> Result<(), ApiError> {
-        later()
+    pub fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError> {
+        let account = caller.account.clone();
+        self.write(false, move |tx, _| accounts::revoke(tx.conn, Some(&account), device, tx.env.now_ms))
     }
+
     /// Returns the heads of the caller's scopes, and a receiver that is told (scope, seq) after each commit.
-    pub fn watch(&self, _caller: &Caller) -> Result<Watch, ApiError> {
-        later()
+    pub fn watch(&self, caller: &Caller) -> Result<Watch, ApiError> {
+        // Subscribe first: a commit between the two is told twice rather than never.
+        let changes = self.wakes.subscribe();
+        let scope = ScopeId(caller.account.clone());
+        let heads = self.read(|tx| {
+            let scope = may_see(tx, caller, &scope)?;
+            Ok(vec![(scope.id.clone(), tx.head(scope.n)?)])
+        })?;
+        Ok(Watch { heads, changes })
+    }
+
+    /// Gives what others wrote straight into the tables its number, if there is any.
+    fn absorb(&self) -> Result<(), ApiError> {
+        let captured = self.read(|tx| Ok(tx.conn.query_row("SELECT EXISTS (SELECT 1 FROM _syncline_log)", [], |r| r.get::<_, bool>(0))?))?;
+        if captured { self.write(false, absorb_job) } else { Ok(()) }
+    }
+
+    /// Runs `work` on the writer thread; returns once it is durable, or undone.
+    fn write<T: Send + 'static>(&self, large: bool, work: impl FnOnce(&mut Tx, &mut Vec<(ScopeId, Seq)>) -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
+        let (sender, receiver): (SyncSender<Result<T, ApiError>>, _) = sync_channel(1);
+        let work: Work = Box::new(move |tx, moved| {
+            let before = moved.len();
+            let done = tx.savepoint(|tx| work(tx, moved));
+            if done.is_err() {
+                moved.truncate(before);
+            }
+            Box::new(move |committed| {
+                // Nobody waits any more if the request was dropped.
+                let _ = sender.send(committed.and(done));
+            })
+        });
+        let gone = || ApiError::Unavailable("the server is stopping".into());
+        self.jobs.as_ref().ok_or_else(gone)?.send(Job { large, work }).map_err(|_| gone())?;
+        receiver.recv().map_err(|_| gone())?
+    }
+
+    /// Runs `work` in a read snapshot.
+    fn read<T>(&self, work: impl FnOnce(&mut Tx) -> Result<T, ApiError>) -> Result<T, ApiError> {
+        let schema = self.schema.load(Ordering::SeqCst);
+        let pooled = {
+            let mut pool = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            pool.retain(|r| r.0 == schema);
+            pool.pop()
+        };
+        let mut replica = match pooled {
+            Some((_, replica)) => replica,
+            None => {
+                let conn = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+                Replica::open(conn)?
+            }
+        };
+        let answer = replica.read(&mut system_env(), |tx| Ok(work(tx)))?;
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push((schema, replica));
+        answer
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+fn open_authority(path: &Path) -> Result<Authority, OpenError> {
+    let failed = |e: String| OpenError::Database(path.display().to_string(), e);
+    let conn = Connection::open(path).map_err(|e| failed(e.to_string()))?;
+    let mode = conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get::<_, String>(0));
+    mode.map_err(|e| failed(format!("{e}; if this is not a database of Syncline, name another directory")))?;
+    Authority::open(conn, &mut system_env()).map_err(|e| failed(e.to_string()))
+}
+
+/// Finds out at start whether sequences, bundle log and tables belong together.
+fn check(authority: &mut Authority) -> Result<(), String> {
+    let found = authority.replica.read(&mut system_env(), |tx| {
+        let broken: Option<String> = tx
+            .conn
+            .query_row(
+                "SELECT 'scope ' || s.scope_id || ' is at ' || s.seq || ', its bundle log has ' || count(b.seq) || ' bundles up to ' || coalesce(max(b.seq), 0)
+                 FROM _syncline_scope s LEFT JOIN _syncline_bundle b ON b.scope = s.n
+                 GROUP BY s.n HAVING s.seq <> count(b.seq) OR s.seq <> coalesce(max(b.seq), 0) LIMIT 1",
+                [],
+                |r| r.get(0),
+            )
+            .optional()
+            .doing("checking the bundle log")?;
+        for t in tx.registry()?.all().into_iter().filter(|t| t.present) {
+            let there: bool = tx
+                .conn
+                .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE)", [&t.def.name], |r| r.get(0))
+                .doing("checking tables")?;
+            if !there {
+                return Ok(Some(format!("its table `{}` is missing", t.def.name)));
+            }
+        }
+        Ok(broken)
+    });
+    match found {
+        Ok(None) => Ok(()),
+        Ok(Some(broken)) => Err(broken),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+fn absorb_job(tx: &mut Tx, moved: &mut Vec<(ScopeId, Seq)>) -> Result<(), ApiError> {
+    tx.verify_capture()?;
+    moved.extend(absorb_foreign(tx)?.into_iter().map(|(s, n)| (s.id, n)));
+    Ok(())
+}
+
+/// The writer thread: takes what has queued up, writes it in one transaction, commits, answers, wakes.
+fn write_loop(mut replica: Replica, queue: &Receiver<Job>, wakes: &broadcast::Sender<(ScopeId, Seq)>) {
+    let mut waiting: VecDeque<Job> = VecDeque::new();
+    let mut seen = data_version(&replica);
+    loop {
+        if waiting.is_empty() {
+            match queue.recv_timeout(FOREIGN_POLL) {
+                Ok(job) => waiting.push_back(job),
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    let now = data_version(&replica);
+                    if now == seen {
+                        continue;
+                    }
+                    seen = now;
+                    waiting.push_back(Job {
+                        large: false,
+                        work: Box::new(|tx, moved| {
+                            let done = tx.savepoint(|tx| absorb_job(tx, moved));
+                            Box::new(move |committed| {
+                                if let Err(e) = committed.and(done) {
+                                    tracing::error!("taking in what others wrote: {e}");
+                                }
+                            })
+                        }),
+                    });
+                }
+            }
+        }
+        waiting.extend(queue.try_iter());
+        let group = next_group(&mut waiting);
+        run_group(&mut replica, group, wakes);
+    }
+}
+
+fn data_version(replica: &Replica) -> i64 {
+    replica.conn().query_row("PRAGMA data_version", [], |r| r.get(0)).unwrap_or(-1)
+}
+
+/// Takes all small jobs, or else one large one.
+fn next_group(waiting: &mut VecDeque<Job>) -> Vec<Job> {
+    let mut group = Vec::new();
+    let mut rest = VecDeque::with_capacity(waiting.len());
+    for job in waiting.drain(..) {
+        if !job.large && group.len() < GROUP_MAX { group.push(job) } else { rest.push_back(job) }
+    }
+    if group.is_empty() {
+        group.extend(rest.pop_front());
+    }
+    *waiting = rest;
+    group
+}
+
+fn run_group(replica: &mut Replica, group: Vec<Job>, wakes: &broadcast::Sender<(ScopeId, Seq)>) {
+    let mut moved = Vec::new();
+    let mut replies = Vec::with_capacity(group.len());
+    let committed = replica.transact(&mut system_env(), |tx| {
+        for job in group {
+            replies.push((job.work)(tx, &mut moved));
+        }
+        Ok(())
+    });
+    let committed = committed.map_err(ApiError::from);
+    for reply in replies {
+        reply(committed.clone());
+    }
+    if committed.is_ok() {
+        for (scope, seq) in moved {
+            // No stream is open: nobody to wake.
+            let _ = wakes.send((scope, seq));
+        }
     }
 }

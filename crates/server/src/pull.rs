@@ -3,7 +3,7 @@
 use crate::api_error::ApiError;
 use crate::commit::{Receipt, chain_at, find_bundle, watermark};
 use rusqlite::params;
-use syncline_core::{Chain, Delta, HistoryId, Limits, Position, ScopeAnswer, ScopeRequest, Seq, planted};
+use syncline_core::{Chain, Delta, HistoryId, Limits, ScopeAnswer, ScopeRequest, Seq, planted};
 use syncline_replica::{Doing, Error, Reading, Scope, Tx};
 
 /// Compares a device's past with this authority's, before anything else of the request is looked at.
@@ -76,9 +76,4 @@ pub fn read_answer(tx: &mut Tx, scope: &Scope, request: &ScopeRequest, receipt: 
         rows: page.rows,
     });
     Ok(answer)
-}
-
-/// Where a read from the beginning starts.
-pub fn start() -> Position {
-    Position { table: i64::MAX as u64, ..Position::default() }
 }
