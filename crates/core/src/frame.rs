@@ -49,7 +49,7 @@ fn inflate(body: &[u8], limits: &Limits) -> Result<Vec<u8>, DecodeError> {
     let mut decoder = zstd::stream::read::Decoder::new(body).map_err(|_| DecodeError::Malformed("zstd frame"))?;
     decoder.window_log_max(23).map_err(|_| DecodeError::Malformed("zstd window"))?;
     let mut out = Vec::new();
-    decoder.take(most as u64 + 1).read_to_end(&mut out).map_err(|_| DecodeError::Malformed("zstd frame"))?;
+    decoder.take((most as u64).saturating_add(1)).read_to_end(&mut out).map_err(|_| DecodeError::Malformed("zstd frame"))?;
     if out.len() > most {
         return Err(DecodeError::TooLarge("message when decompressed"));
     }

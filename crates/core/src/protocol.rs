@@ -46,8 +46,6 @@ pub struct ScopeRequest {
     pub page_bytes: u64,
     /// Whether the device has no row of this scope: gravestones may be left out.
     pub hydrate: bool,
-    /// Whether to answer without a delta (a large push goes on).
-    pub push_only: bool,
 }
 
 /// A bundle that the authority has acknowledged.

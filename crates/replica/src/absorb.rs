@@ -66,13 +66,31 @@ impl Tx<'_> {
                 .doing("reading the capture log")?;
             let Some(last) = last else { break };
             let folds = self.fold_log(last, &mut touched)?;
-            for ((table, scope, key), fold) in folds {
-                if self.absorb_row(&table, &scope, &key, &fold, shift)? {
-                    out.rows += 1;
-                    out.changed.push((scope.n, table.n, key));
+            // Emptied first: the pages of the log are what the row states then fill.
+            self.conn.prepare_cached("DELETE FROM _syncline_log WHERE id <= ?1").and_then(|mut q| q.execute([last])).doing("emptying the capture log")?;
+            // Numbered in the order of writing, so that what was written together is sent together; stored in the order
+            // of keys, so that a bulk load fills the pages of the sidecar.
+            let mut numbered = Vec::with_capacity(folds.len());
+            for row in folds {
+                let seq = match self.role {
+                    Role::Device => self.head(row.0.1.n)?.next(),
+                    Role::Authority => Seq(0),
+                };
+                if self.role == Role::Device {
+                    self.set_head(row.0.1.n, seq);
+                }
+                numbered.push((seq, row));
+            }
+            numbered.sort_by(|(_, a), (_, b)| (a.0.0.n, &a.0.2).cmp(&(b.0.0.n, &b.0.2)));
+            let mut changed = Vec::new();
+            for (seq, ((table, scope, key), fold)) in numbered {
+                if self.absorb_row(&table, &scope, &key, &fold, shift, seq)? {
+                    changed.push((seq, (scope.n, table.n, key)));
                 }
             }
-            self.conn.prepare_cached("DELETE FROM _syncline_log WHERE id <= ?1").and_then(|mut q| q.execute([last])).doing("emptying the capture log")?;
+            changed.sort_by_key(|c| c.0);
+            out.rows += changed.len() as u64;
+            out.changed.extend(changed.into_iter().map(|c| c.1));
             for table in &touched {
                 let sql = format!("DELETE FROM {}", image_log(*table));
                 self.conn.prepare_cached(&sql).and_then(|mut q| q.execute([])).doing("emptying an image log")?;
@@ -187,7 +205,7 @@ impl Tx<'_> {
     }
 
     /// Makes one row's captured writes part of its state. Says whether anything changed.
-    fn absorb_row(&mut self, t: &Table, scope: &Scope, key: &Key, fold: &Fold, shift: i64) -> Result<bool> {
+    fn absorb_row(&mut self, t: &Table, scope: &Scope, key: &Key, fold: &Fold, shift: i64, numbered: Seq) -> Result<bool> {
         let current = t.read(self, scope, key)?;
         let record = self.load(scope, t, key)?;
         let mut row = match record {
@@ -268,7 +286,7 @@ impl Tx<'_> {
             }
             row.kind = Kind::Shown;
         }
-        self.note_local(scope, t, &mut row, &changed, born)?;
+        self.note_local(scope, t, &mut row, &changed, born, numbered)?;
         Ok(true)
     }
 
@@ -298,12 +316,16 @@ impl Tx<'_> {
         Ok(changed)
     }
 
-    /// Saves a row that was changed here: pending on a device; un-parked and un-shelved, since the change may have mended it.
-    pub(crate) fn note_local(&mut self, scope: &Scope, t: &Table, row: &mut RowRecord, changed: &ColSet, born: bool) -> Result<()> {
+    /// Saves a row that was changed here: pending on a device, under the number that was drawn for it (or, for 0, the next); un-parked and un-shelved, since the change may have mended it.
+    pub(crate) fn note_local(&mut self, scope: &Scope, t: &Table, row: &mut RowRecord, changed: &ColSet, born: bool, numbered: Seq) -> Result<()> {
         match self.role {
             Role::Device => {
                 row.add_pending(changed);
-                self.touch(scope, row)?;
+                if row.seq < numbered {
+                    row.seq = numbered;
+                } else {
+                    self.touch(scope, row)?;
+                }
                 self.unpark(scope, t, &row.key)?;
             }
             Role::Authority => {
@@ -348,7 +370,7 @@ impl Tx<'_> {
     /// Gives a row of a device the next number of its own sequence.
     pub(crate) fn touch(&mut self, scope: &Scope, row: &mut RowRecord) -> Result<()> {
         let seq = self.head(scope.n)?.next();
-        self.set_head(scope.n, seq)?;
+        self.set_head(scope.n, seq);
         row.seq = seq;
         Ok(())
     }

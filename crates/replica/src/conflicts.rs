@@ -196,7 +196,7 @@ impl Tx<'_> {
         let now = syncline_core::Hlc::from_ms(self.env.now_ms);
         row.state.delete(syncline_core::Stamp { hlc: now.max(row.state.next_hlc()), writer });
         self.unshelve_note(scope, t, &row.key)?;
-        self.note_local(scope, t, &mut row, &syncline_core::ColSet::liveness(), false)
+        self.note_local(scope, t, &mut row, &syncline_core::ColSet::liveness(), false, Seq(0))
     }
 
     /// Lists what is pending, in order of writing, at most `limit`.

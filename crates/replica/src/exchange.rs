@@ -130,7 +130,6 @@ impl Tx<'_> {
                 page,
                 page_bytes: (limits.page_bytes as u64) << growth.min(4),
                 hydrate,
-                push_only: more && stage.is_none(),
             },
             more,
         ))

@@ -58,7 +58,7 @@ impl Tx<'_> {
         let mut members: HashSet<Member> = HashSet::new();
         let mut bytes = 0;
         let mut more = false;
-        for (table, key, seq) in self.pending_in_order(scope)? {
+        for (table, key, seq) in self.pending_in_order(scope, limits.bundle_rows + acknowledged.len() + 1)? {
             if acknowledged.get(&(table, key.clone())).is_some_and(|frozen_at| seq <= *frozen_at) {
                 continue;
             }
@@ -132,25 +132,30 @@ impl Tx<'_> {
             .doing("reading what is pending")
     }
 
-    /// Lists pending rows that are not parked, high priority first, then in order of our own sequence. Reads lazily up to a bundle and some.
-    fn pending_in_order(&mut self, scope: &Scope) -> Result<Vec<(i64, Key, Seq)>> {
-        let registry = self.registry()?;
-        let class = |n: i64| registry.get(n).map(|t| t.def.options.priority).unwrap_or(Priority::Normal);
-        let parked: HashSet<Member> = self.members("SELECT tbl, key FROM _syncline_parked WHERE scope = ?1", scope)?;
-        let mut rows: Vec<(i64, Key, Seq)> = {
-            let mut q = self
-                .conn
-                .prepare_cached("SELECT tbl, key, seq FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = ?1 AND pend IS NOT NULL ORDER BY seq")
-                .doing("reading what is pending")?;
-            q.query_map([scope.n], |r| Ok((r.get(0)?, Key(r.get(1)?), Seq(r.get::<_, i64>(2)? as u64))))
-                .and_then(Iterator::collect)
-                .doing("reading what is pending")?
-        };
-        if !parked.is_empty() {
-            rows.retain(|r| !parked.contains(&(r.0, r.1.clone())));
-        }
-        if registry.all().iter().any(|t| t.def.options.priority != Priority::Normal) {
-            rows.sort_by_key(|r| class(r.0));
+    /// Lists pending rows that are not parked, at most `most`: high priority first, then in order of our own sequence.
+    fn pending_in_order(&mut self, scope: &Scope, most: usize) -> Result<Vec<(i64, Key, Seq)>> {
+        let parked: HashSet<Member> =
+            if self.is_anything_waiting()? { self.members("SELECT tbl, key FROM _syncline_parked WHERE scope = ?1", scope)? } else { HashSet::new() };
+        let tables = self.registry()?.all();
+        let mut classes: Vec<Priority> = tables.iter().map(|t| t.def.options.priority).collect();
+        classes.sort();
+        classes.dedup();
+        let mut rows: Vec<(i64, Key, Seq)> = Vec::new();
+        for class in &classes {
+            // Table numbers are our own: they need no binding.
+            let of_class: Vec<String> = tables.iter().filter(|t| t.def.options.priority == *class).map(|t| t.n.to_string()).collect();
+            let only = if classes.len() == 1 { String::new() } else { format!(" AND tbl IN ({})", of_class.join(", ")) };
+            let sql = format!("SELECT tbl, key, seq FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = ?1 AND pend IS NOT NULL{only} ORDER BY seq");
+            let mut q = self.conn.prepare_cached(&sql).doing("reading what is pending")?;
+            let mut found = q.query([scope.n]).doing("reading what is pending")?;
+            while rows.len() < most {
+                let Some(r) = found.next().doing("reading what is pending")? else { break };
+                let read = || -> rusqlite::Result<(i64, Key, Seq)> { Ok((r.get(0)?, Key(r.get(1)?), Seq(r.get::<_, i64>(2)? as u64))) };
+                let row = read().doing("reading what is pending")?;
+                if !parked.contains(&(row.0, row.1.clone())) {
+                    rows.push(row);
+                }
+            }
         }
         Ok(rows)
     }
@@ -260,13 +265,16 @@ impl Tx<'_> {
 
     /// Confirming changes neither state nor values: only what is pending, the version and the creation are written.
     fn confirm_row(&mut self, scope: &Scope, t: &Table, key: &Key, frozen_at: Seq, seq: Seq) -> Result<()> {
-        let untouched = if planted::on("confirms_later_edits") { i64::MAX } else { frozen_at.0 as i64 };
+        let untouched = match self.is_parked(scope, t, key)? {
+            true => -1,
+            false if planted::on("confirms_later_edits") => i64::MAX,
+            false => frozen_at.0 as i64,
+        };
         self.conn
             .prepare_cached(
                 "UPDATE _syncline_row SET version = max(version, ?5),
                    created = CASE created WHEN 0 THEN ?5 ELSE created END,
-                   pend = CASE WHEN seq <= ?4 AND NOT EXISTS
-                     (SELECT 1 FROM _syncline_parked p WHERE p.scope = ?1 AND p.tbl = ?2 AND p.key = ?3) THEN NULL ELSE pend END
+                   pend = CASE WHEN seq <= ?4 THEN NULL ELSE pend END
                  WHERE scope = ?1 AND tbl = ?2 AND key = ?3",
             )
             .and_then(|mut q| q.execute(params![scope.n, t.n, key.0, untouched, seq.0 as i64]))

@@ -23,6 +23,7 @@ const SETTLE_ROUNDS: usize = 8;
 impl Tx<'_> {
     /// Notes a row as shelved.
     pub(crate) fn shelve_note(&mut self, scope: &Scope, t: &Table, key: &Key, clash: &Clash) -> Result<()> {
+        self.cache.waiting = Some(true);
         self.conn
             .prepare_cached(
                 "INSERT INTO _syncline_shelved(scope, tbl, key, reason, message, since) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
@@ -34,6 +35,9 @@ impl Tx<'_> {
     }
     /// Notes that a row is not shelved any more.
     pub(crate) fn unshelve_note(&mut self, scope: &Scope, t: &Table, key: &Key) -> Result<()> {
+        if !self.is_anything_waiting()? {
+            return Ok(());
+        }
         self.conn
             .prepare_cached("DELETE FROM _syncline_shelved WHERE scope = ?1 AND tbl = ?2 AND key = ?3")
             .and_then(|mut q| q.execute(params![scope.n, t.n, key.0]))
@@ -42,6 +46,7 @@ impl Tx<'_> {
     }
     /// Parks a row: it is not offered again until it, or what it waits for, changes.
     pub fn park(&mut self, scope: &Scope, t: &Table, key: &Key, refusal: &Refusal) -> Result<()> {
+        self.cache.waiting = Some(true);
         let json = serde_json::to_vec(refusal).unwrap_or_default();
         self.conn
             .prepare_cached(
@@ -54,6 +59,9 @@ impl Tx<'_> {
     }
     /// Takes a row out of parking; says whether it was parked.
     pub fn unpark(&mut self, scope: &Scope, t: &Table, key: &Key) -> Result<bool> {
+        if !self.is_anything_waiting()? {
+            return Ok(false);
+        }
         self.conn
             .prepare_cached("DELETE FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3")
             .and_then(|mut q| q.execute(params![scope.n, t.n, key.0]))
@@ -61,7 +69,10 @@ impl Tx<'_> {
             .doing("taking a row out of parking")
     }
     /// Whether a row is parked.
-    pub fn is_parked(&self, scope: &Scope, t: &Table, key: &Key) -> Result<bool> {
+    pub fn is_parked(&mut self, scope: &Scope, t: &Table, key: &Key) -> Result<bool> {
+        if !self.is_anything_waiting()? {
+            return Ok(false);
+        }
         self.conn
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3)")
             .and_then(|mut q| q.query_row(params![scope.n, t.n, key.0], |r| r.get(0)))

@@ -61,11 +61,20 @@ pub(crate) struct Cache {
     pub digests: HashMap<i64, u64>,
     /// SQLite's schema cookie when capture was last found whole.
     pub schema_cookie: Option<i64>,
+    /// Heads as this transaction sees them, and whether they still have to be written.
+    pub heads: HashMap<i64, (Seq, bool)>,
+    /// Whether this transaction sees any parked or shelved row: nearly always not, and then nothing needs to be looked up per row.
+    pub waiting: Option<bool>,
 }
 
 impl Cache {
     pub(crate) fn forget(&mut self) {
         *self = Cache::default();
+    }
+    /// Forgets what is true of one transaction only.
+    fn begin(&mut self) {
+        self.heads.clear();
+        self.waiting = None;
     }
 }
 
@@ -99,6 +108,7 @@ impl Replica {
     /// Runs `work` in one IMMEDIATE transaction; on an error nothing of it remains.
     pub fn transact<T>(&mut self, env: &mut Env, work: impl FnOnce(&mut Tx) -> Result<T>) -> Result<T> {
         self.conn.execute_batch("BEGIN IMMEDIATE").doing("beginning a transaction")?;
+        self.cache.begin();
         let mut tx = Tx { conn: &self.conn, env, role: self.role, cache: &mut self.cache };
         let done = work(&mut tx).and_then(|value| {
             tx.flush()?;
@@ -113,6 +123,7 @@ impl Replica {
     /// Runs `work` in one read snapshot. `work` must not write.
     pub fn read<T>(&mut self, env: &mut Env, work: impl FnOnce(&mut Tx) -> Result<T>) -> Result<T> {
         self.conn.execute_batch("BEGIN").doing("beginning a snapshot")?;
+        self.cache.begin();
         let mut tx = Tx { conn: &self.conn, env, role: self.role, cache: &mut self.cache };
         let done = work(&mut tx);
         self.roll_back_snapshot();
@@ -240,20 +251,35 @@ impl Tx<'_> {
         n.map(|n| self.scope(n)).transpose()
     }
     /// Returns the head of this replica's own sequence of a scope.
-    pub fn head(&self, scope: i64) -> Result<Seq> {
-        self.conn
+    pub fn head(&mut self, scope: i64) -> Result<Seq> {
+        if let Some((head, _)) = self.cache.heads.get(&scope) {
+            return Ok(*head);
+        }
+        let head = self
+            .conn
             .prepare_cached("SELECT seq FROM _syncline_scope WHERE n = ?1")
             .and_then(|mut q| q.query_row([scope], |r| r.get::<_, i64>(0)))
             .map(|seq| Seq(seq as u64))
-            .doing("reading a scope's head")
+            .doing("reading a scope's head")?;
+        self.cache.heads.insert(scope, (head, false));
+        Ok(head)
     }
-    /// Sets the head of this replica's own sequence of a scope.
-    pub fn set_head(&self, scope: i64, seq: Seq) -> Result<()> {
-        self.conn
-            .prepare_cached("UPDATE _syncline_scope SET seq = ?2 WHERE n = ?1")
-            .and_then(|mut q| q.execute(params![scope, seq.0 as i64]))
-            .doing("moving a scope's head")?;
-        Ok(())
+    /// Sets the head of this replica's own sequence of a scope; written once, with the transaction.
+    pub fn set_head(&mut self, scope: i64, seq: Seq) {
+        self.cache.heads.insert(scope, (seq, true));
+    }
+    /// Whether any row is parked or shelved.
+    pub(crate) fn is_anything_waiting(&mut self) -> Result<bool> {
+        if let Some(waiting) = self.cache.waiting {
+            return Ok(waiting);
+        }
+        let waiting = self
+            .conn
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM _syncline_parked) OR EXISTS (SELECT 1 FROM _syncline_shelved)")
+            .and_then(|mut q| q.query_row([], |r| r.get(0)))
+            .doing("looking at what waits")?;
+        self.cache.waiting = Some(waiting);
+        Ok(waiting)
     }
     /// Returns the digest of a scope's live rows.
     pub fn digest(&self, scope: i64) -> Result<u64> {
@@ -271,8 +297,15 @@ impl Tx<'_> {
             *sum = sum.wrapping_add(delta);
         }
     }
-    /// Writes the digests that changed.
+    /// Writes the heads and digests that changed.
     fn flush(&mut self) -> Result<()> {
+        for (scope, (seq, dirty)) in self.cache.heads.iter_mut().filter(|h| h.1.1) {
+            self.conn
+                .prepare_cached("UPDATE _syncline_scope SET seq = ?2 WHERE n = ?1")
+                .and_then(|mut q| q.execute(params![scope, seq.0 as i64]))
+                .doing("moving a scope's head")?;
+            *dirty = false;
+        }
         if self.cache.digests.is_empty() {
             return Ok(());
         }

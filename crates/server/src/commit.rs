@@ -149,7 +149,8 @@ fn append_bundle(tx: &mut Tx, scope: &Scope, seq: Seq, source: SourceId, id: Bun
             ])
         })
         .doing("appending to the bundle log")?;
-    tx.set_head(scope.n, seq)
+    tx.set_head(scope.n, seq);
+    Ok(())
 }
 
 /// Returns the chain after a bundle; `None` if there is none.

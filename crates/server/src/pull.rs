@@ -37,9 +37,6 @@ pub fn read_answer(tx: &mut Tx, scope: &Scope, request: &ScopeRequest, receipt: 
     let mut answer = ScopeAnswer { scope: scope.id.clone(), watermark: watermark(tx, scope, request.source)?, ..ScopeAnswer::default() };
     let fresh = receipt.as_ref().and_then(|r| r.fresh.clone());
     answer.outcome = receipt.map(|r| r.outcome);
-    if request.push_only && fresh.is_some() {
-        return Ok(answer);
-    }
     let head = tx.head(scope.n)?;
     let chain = chain_at(tx, scope, head)?.ok_or_else(|| Error::Damaged("the chain has no head".into()))?;
     let at = request.cursor.map_or(Seq(0), |c| c.seq);
