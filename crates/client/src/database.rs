@@ -1,0 +1,389 @@
+//! An app's database: the file, the engine's own connection to it, and what several threads share.
+//!
+//! The engine's connection has foreign keys off and is used by nobody else; the app's connections are ordinary ones. Locks are
+//! taken in one order: sync side, engine or app, told. `told` is held across each transaction that captures or absorbs, so that
+//! what observers were told and what the file says never part. Nothing here speaks to a server (`sync`, `attach`).
+
+use crate::anchor::meta;
+use crate::catalog;
+use crate::error::{Doing, Error};
+use crate::identity::{Identity, home_dir};
+use crate::link::{HttpLink, LinkOptions};
+use crate::machine::Event;
+use crate::observe::{Hub, Origin};
+use crate::poll::Told;
+use rusqlite::{Connection, OpenFlags, Params, Row, Transaction, TransactionBehavior};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use syncline_core::Seq;
+use syncline_replica::schema::{Introspection, SyncOptions, introspect};
+use syncline_replica::{Conflict, Env, Pending, Replica, Resolution, Role, Tx};
+
+/// How long an app's statement waits for another writer, as the engine's does.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// How a database is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where device keys and anchors live; `None` is `identity::home_dir()`.
+    pub home: Option<PathBuf>,
+    /// How the server is reached.
+    pub link: LinkOptions,
+    /// The app's version, for events.
+    pub app_version: String,
+    /// How often writes of other connections and processes are looked for, while somebody observes or syncs in the background.
+    pub poll: Duration,
+    /// How long a sync waits for another one on the same file before it says `busy`.
+    pub lock_wait: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            home: None,
+            link: LinkOptions::default(),
+            app_version: String::new(),
+            poll: Duration::from_millis(50),
+            lock_wait: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A database that syncs. Cheap to clone; all clones are one opening.
+#[derive(Clone)]
+pub struct Database {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What the clones of a `Database` share.
+pub(crate) struct Inner {
+    /// Canonical.
+    pub path: PathBuf,
+    pub options: Options,
+    /// `None` once detached.
+    engine: Mutex<Option<Engine>>,
+    app: Mutex<Option<Connection>>,
+    /// For events and status: commits here need not be durable at once.
+    pub notes: Mutex<Option<Connection>>,
+    pub sync_side: Mutex<SyncSide>,
+    pub told: Mutex<Told>,
+    pub hub: Hub,
+    pub detached: AtomicBool,
+    pub polling: AtomicBool,
+}
+
+/// The engine's replica and the schema and account for which its caches are good.
+struct Engine {
+    replica: Replica,
+    epoch: (i64, Option<String>),
+}
+
+/// What only the one who syncs uses.
+#[derive(Default)]
+pub(crate) struct SyncSide {
+    pub lock: Option<File>,
+    pub link: Option<(Identity, HttpLink)>,
+    /// Halved after a stall, doubled after a success.
+    pub page_bytes: Option<usize>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A thread that panicked while it held one of these left whole values behind: transactions roll back when dropped.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns this machine's clock, in ms since 1970.
+pub(crate) fn now_ms() -> i64 {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => since.as_millis() as i64,
+        Err(before) => -(before.duration().as_millis() as i64),
+    }
+}
+
+/// Returns the present time and the system's randomness.
+pub(crate) fn env() -> Result<Env, Error> {
+    // Tried once here, where it can be reported: a system that has random bytes now has them a moment later.
+    let mut spare = getrandom::u64().map_err(crate::identity::IdentityError::Random)?;
+    let random = move || {
+        getrandom::u64().unwrap_or_else(|_| {
+            spare = spare.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            spare
+        })
+    };
+    Ok(Env { now_ms: now_ms(), random: Box::new(random) })
+}
+
+fn open_connection(path: &Path, create: bool) -> Result<Connection, Error> {
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
+    if !create && !path.exists() {
+        return Err(Error::Missing(path.to_owned()));
+    }
+    let conn = Connection::open_with_flags(path, flags).doing("opening the database")?;
+    conn.busy_timeout(BUSY).doing("setting a time limit")?;
+    Ok(conn)
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, Error> {
+    path.canonicalize().map_err(|cause| Error::Io { doing: "finding", path: path.to_owned(), cause })
+}
+
+/// Notes how the journal was, for `detach`, and turns WAL on: readers and one writer then do not wait for each other.
+fn use_wal(conn: &Connection) -> Result<String, Error> {
+    let before: String = conn.query_row("PRAGMA journal_mode", [], |r| r.get(0)).doing("reading the journal mode")?;
+    conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get::<_, String>(0)).doing("turning WAL on")?;
+    Ok(before)
+}
+
+fn has_sidecar(conn: &Connection) -> Result<bool, Error> {
+    conn.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_syncline_meta')", [], |r| r.get(0)).doing("reading the database")
+}
+
+impl Database {
+    /// Makes a database's tables syncable. Changes no user row, is safe to repeat, and does all or nothing: a table that cannot
+    /// be synced is refused by name with its remedy, and the file is then as it was.
+    pub fn init(path: impl AsRef<Path>, options: &SyncOptions) -> Result<Introspection, Error> {
+        let conn = open_connection(path.as_ref(), false)?;
+        let fresh = !has_sidecar(&conn)?;
+        // Refusals come before the first byte is written.
+        introspect(&conn, options).map_err(syncline_replica::Error::from)?;
+        let before = if fresh { use_wal(&conn)? } else { String::new() };
+        let mut env = env()?;
+        let mut replica = Replica::open_or_create(conn, Role::Device, &mut env)?;
+        let done = replica.transact(&mut env, |tx| {
+            if fresh {
+                tx.set_meta("journal_mode", &before)?;
+            }
+            tx.init(options)
+        });
+        if done.is_err() && fresh {
+            replica.transact(&mut env, |tx| tx.remove_sidecar())?;
+        }
+        Ok(done?)
+    }
+
+    /// Opens a database that `init` or `attach` prepared.
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Database, Error> {
+        let conn = open_connection(path.as_ref(), false)?;
+        let path = canonical(path.as_ref())?;
+        let replica = Replica::open(conn)?;
+        if replica.role() != Role::Device {
+            return Err(Error::Refused("this is a server's database; open the app's own".into()));
+        }
+        let epoch = epoch(replica.conn())?;
+        let told = Told::from_here(replica.conn())?;
+        let app = open_connection(&path, false)?;
+        let notes = open_connection(&path, false)?;
+        notes.pragma_update(None, "synchronous", "NORMAL").doing("opening the database")?;
+        let inner = Inner {
+            path,
+            options,
+            engine: Mutex::new(Some(Engine { replica, epoch })),
+            app: Mutex::new(Some(app)),
+            notes: Mutex::new(Some(notes)),
+            sync_side: Mutex::default(),
+            told: Mutex::new(told),
+            hub: Hub::default(),
+            detached: AtomicBool::new(false),
+            polling: AtomicBool::new(false),
+        };
+        Ok(Database { inner: Arc::new(inner) })
+    }
+
+    /// Opens a database to attach it: a missing or empty file is made ready to receive tables; one that has tables must have
+    /// been through `init`, which says which of them sync.
+    pub fn open_or_create(path: impl AsRef<Path>, options: Options) -> Result<Database, Error> {
+        let conn = open_connection(path.as_ref(), true)?;
+        let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0)).doing("reading the database")?;
+        if tables == 0 {
+            let before = use_wal(&conn)?;
+            let mut env = env()?;
+            let mut replica = Replica::open_or_create(conn, Role::Device, &mut env)?;
+            replica.transact(&mut env, |tx| tx.set_meta("journal_mode", &before))?;
+        }
+        Database::open(path, options)
+    }
+
+    /// Returns the file's canonical path.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Returns a fresh ordinary connection for the app. Its writes are captured as any program's are; the loop and observers
+    /// notice them within `Options::poll`, those of [`Database::write`] at once.
+    pub fn connection(&self) -> Result<Connection, Error> {
+        open_connection(&self.inner.path, false)
+    }
+
+    /// Runs an app's transaction, tells observers, and wakes the loop. On an error nothing of it remains. `work` must not call
+    /// `write`, `query` or a method that syncs on the same database: it holds the app's connection.
+    pub fn write<T>(&self, work: impl FnOnce(&Transaction) -> rusqlite::Result<T>) -> Result<T, Error> {
+        let mut app = lock(&self.inner.app);
+        let conn = app.as_mut().ok_or(Error::NotAttached)?;
+        let mut told = lock(&self.inner.told);
+        let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).doing("beginning a transaction")?;
+        told.catalog.refresh(&tx)?;
+        let before = catalog::log_end(&tx)?;
+        if before < told.log {
+            told.log = 0;
+        }
+        let value = work(&tx).map_err(Error::app)?;
+        let mine = told.catalog.read_log(&tx, before)?;
+        // What others captured and nobody was told of yet.
+        let theirs = if before > told.log { Some(told.catalog.read_log_between(&tx, told.log, before)?) } else { None };
+        tx.commit().doing("committing the app's transaction")?;
+        told.log = mine.last;
+        if let Some(theirs) = theirs {
+            self.inner.tell(&mut told, &theirs, Origin::OtherProcess);
+        }
+        let high = told.catalog.any_high(&mine);
+        self.inner.tell(&mut told, &mine, Origin::Local);
+        drop(told);
+        if !mine.is_empty() {
+            self.inner.hub.wake(Event::LocalWrite { high_priority: high });
+        }
+        Ok(value)
+    }
+
+    /// Reads rows on the app's connection.
+    pub fn query<T>(&self, sql: &str, params: impl Params, map: impl FnMut(&Row) -> rusqlite::Result<T>) -> Result<Vec<T>, Error> {
+        let app = lock(&self.inner.app);
+        let conn = app.as_ref().ok_or(Error::NotAttached)?;
+        conn.prepare_cached(sql).and_then(|mut q| q.query_map(params, map)?.collect()).map_err(Error::app)
+    }
+
+    /// Lists what the authority has not confirmed, in order of writing, at most `limit`.
+    pub fn pending(&self, limit: usize) -> Result<Vec<Pending>, Error> {
+        self.inner.with(|tx| {
+            tx.absorb()?;
+            let scope = tx.scope(1)?;
+            tx.pending(&scope, limit)
+        })
+    }
+
+    /// Lists what waits for a decision, oldest first.
+    pub fn conflicts(&self) -> Result<Vec<Conflict>, Error> {
+        self.inner.with(|tx| {
+            tx.absorb()?;
+            tx.conflicts()
+        })
+    }
+
+    /// Settles a conflict; the next sync takes it to the server. An invalid resolution changes nothing.
+    pub fn resolve(&self, id: &str, how: &Resolution) -> Result<(), Error> {
+        self.inner.with(|tx| {
+            tx.absorb()?;
+            tx.resolve(id, how)
+        })?;
+        self.inner.hub.wake(Event::LocalWrite { high_priority: true });
+        Ok(())
+    }
+
+    /// Asks for everything anew with the next sync; pending work is kept. With `rotate` the device also goes on as a fresh
+    /// source, for when the server says that it knows another life of this one.
+    pub fn resync(&self, rotate: bool) -> Result<(), Error> {
+        self.inner.with(|tx| {
+            tx.absorb()?;
+            let scope = tx.scope(1)?;
+            tx.request_resync(&scope)?;
+            if rotate {
+                tx.rotate_source()?;
+            }
+            Ok(())
+        })?;
+        self.inner.hub.wake(Event::Demand);
+        Ok(())
+    }
+
+    /// Turns captured writes into row states now, as every sync does first. Returns how many rows changed.
+    pub fn absorb(&self) -> Result<u64, Error> {
+        self.inner.with(|tx| Ok(tx.absorb()?.rows))
+    }
+}
+
+fn epoch(conn: &Connection) -> Result<(i64, Option<String>), Error> {
+    Ok((catalog::schema_version(conn)?, meta(conn, "account")?))
+}
+
+impl Inner {
+    /// Returns where keys live.
+    pub fn home(&self) -> Result<PathBuf, Error> {
+        Ok(match &self.options.home {
+            Some(home) => home.clone(),
+            None => home_dir()?,
+        })
+    }
+
+    /// Runs `work` in one transaction of the engine's, then tells observers what it absorbed.
+    pub fn with<T>(&self, work: impl FnOnce(&mut Tx) -> syncline_replica::Result<T>) -> Result<T, Error> {
+        self.with_replica(&[], |replica, env| replica.transact(env, work))
+    }
+
+    /// Lends the engine's replica out. `applied` is what the work reports as changed from elsewhere.
+    pub fn with_replica<T>(&self, applied: &[(i64, syncline_core::Key)], work: impl FnOnce(&mut Replica, &mut Env) -> syncline_replica::Result<T>) -> Result<T, Error> {
+        let mut guard = lock(&self.engine);
+        let engine = guard.as_mut().ok_or(Error::NotAttached)?;
+        // Another process or thread may have changed tables or attached the file: what the replica remembers is void then.
+        let epoch = epoch(engine.replica.conn())?;
+        if epoch != engine.epoch {
+            *engine = Engine { replica: Replica::open(open_connection(&self.path, false)?)?, epoch };
+        }
+        let mut told = lock(&self.told);
+        let mut env = env()?;
+        let done = work(&mut engine.replica, &mut env);
+        self.sweep(engine.replica.conn(), &mut told, applied)?;
+        Ok(done?)
+    }
+
+    /// Runs the engine's last transaction, after which there is nothing left to tell from.
+    pub fn with_last<T>(&self, work: impl FnOnce(&mut Tx) -> syncline_replica::Result<T>) -> Result<T, Error> {
+        let mut guard = lock(&self.engine);
+        let engine = guard.as_mut().ok_or(Error::NotAttached)?;
+        Ok(engine.replica.transact(&mut env()?, work)?)
+    }
+
+    /// Notes facts without waiting for the disk.
+    pub fn note(&self, facts: &[(&str, &dyn rusqlite::ToSql)]) -> Result<(), Error> {
+        let notes = lock(&self.notes);
+        let Some(conn) = notes.as_ref() else { return Ok(()) };
+        for (name, value) in facts {
+            conn.prepare_cached("INSERT INTO _syncline_meta(name, value) VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET value = excluded.value")
+                .and_then(|mut q| q.execute(rusqlite::params![name, value]))
+                .doing("noting a fact in the sidecar")?;
+        }
+        Ok(())
+    }
+
+    /// Reads on a connection that no sync and no app transaction holds.
+    pub fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
+        let notes = lock(&self.notes);
+        work(notes.as_ref().ok_or(Error::NotAttached)?)
+    }
+
+    /// Returns how far this device has applied its scope.
+    pub fn cursor(&self) -> Result<Seq, Error> {
+        self.read(|conn| {
+            let bytes: Option<Vec<u8>> = conn
+                .prepare_cached("SELECT cursor FROM _syncline_scope WHERE n = 1")
+                .and_then(|mut q| q.query_row([], |r| r.get(0)))
+                .doing("reading a cursor")?;
+            Ok(bytes.and_then(|b| syncline_core::Cursor::from_bytes(&b)).map_or(Seq(0), |c| c.seq))
+        })
+    }
+
+    /// Lets go of the file: after a detach.
+    pub fn close(&self) {
+        self.detached.store(true, Ordering::SeqCst);
+        *lock(&self.engine) = None;
+        *lock(&self.app) = None;
+        *lock(&self.notes) = None;
+    }
+
+    /// Opens one more connection.
+    pub fn connect(&self) -> Result<Connection, Error> {
+        open_connection(&self.path, false)
+    }
+}

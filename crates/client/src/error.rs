@@ -1,0 +1,127 @@
+//! What an app is told when something cannot be done. What became of a sync is a `SyncReport`, not an error.
+
+use crate::identity::IdentityError;
+use crate::link::LinkError;
+use std::path::PathBuf;
+
+/// Why a database could not do what it was asked. After each of them the app's data and its unsynced work are unharmed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The replica could not.
+    #[error(transparent)]
+    Replica(#[from] syncline_replica::Error),
+    /// SQLite refused or failed.
+    #[error("{doing}: {cause}")]
+    Sqlite {
+        /// What was being done.
+        doing: &'static str,
+        /// SQLite's word.
+        cause: rusqlite::Error,
+    },
+    /// The device's key or anchor cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// No answer from the authority.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A file cannot be read or written.
+    #[error("{doing} {}: {cause}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+    /// There is no such file.
+    #[error("there is no database at {}; check the path", .0.display())]
+    Missing(PathBuf),
+    /// The database belongs to no account yet.
+    #[error("this database is not attached to a server; run `syncline attach` with the server's address and a token")]
+    NotAttached,
+    /// The file is a copy, or its key is gone.
+    #[error("this copy has no device key; run attach again; work is kept")]
+    NoKey,
+    /// Another process or thread is syncing this database.
+    #[error("another process is syncing this database; work is kept, try again in a moment")]
+    Busy,
+    /// Work would be lost.
+    #[error("{0} rows here have not reached the server; sync first, or say what to do with them (export or discard)")]
+    Unsynced(u64),
+    /// What was asked for cannot be done; in words, with what to do.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Error {
+    /// Makes an error of the app's own SQL.
+    pub fn app(cause: rusqlite::Error) -> Error {
+        Error::Sqlite { doing: "running the app's SQL", cause }
+    }
+
+    /// Returns the code that programs branch on, as events and `status` show it.
+    pub fn code(&self) -> String {
+        match self {
+            Error::Link(LinkError::Api(body)) => return body.code.clone(),
+            Error::Link(LinkError::Offline(_)) => "offline",
+            Error::Link(LinkError::Timeout) => "timeout",
+            Error::Link(LinkError::NotSyncline(_)) => "not_syncline",
+            Error::Link(LinkError::Protocol(_)) => "protocol",
+            Error::Link(LinkError::Url { .. }) => "bad_url",
+            Error::NoKey => "no_key",
+            Error::NotAttached => "not_attached",
+            Error::Busy => "busy",
+            Error::Unsynced(_) => "unsynced",
+            Error::Missing(_) => "missing",
+            Error::Identity(_) | Error::Io { .. } => "io",
+            Error::Refused(_) => "refused",
+            Error::Replica(e) if e.is_busy() => "busy",
+            Error::Replica(e) if e.is_full() => "disk_full",
+            Error::Replica(e) if e.is_damage() => "damaged",
+            Error::Replica(syncline_replica::Error::NotInitialised) => "not_initialised",
+            Error::Replica(syncline_replica::Error::Format(..)) => "format",
+            Error::Replica(syncline_replica::Error::Schema(_) | syncline_replica::Error::Refused(_)) => "refused",
+            Error::Sqlite { cause, .. } => match cause.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => "busy",
+                Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => "damaged",
+                Some(rusqlite::ErrorCode::DiskFull) => "disk_full",
+                _ => "internal",
+            },
+            Error::Replica(_) => "internal",
+        }
+        .into()
+    }
+
+    /// Returns the exit code of a command that ends with this: docs/cli.md, "Exit codes".
+    pub fn exit_code(&self) -> u8 {
+        match self.code().as_str() {
+            "offline" | "timeout" | "not_syncline" | "busy" | "disk_full" => 3,
+            "rate_limited" | "unavailable" | "storage_full" | "clock_ahead" | "stale_attempt" | "bundle_gap" | "source_reused" | "history_changed" => 3,
+            "no_key" | "unauthorized" | "device_revoked" | "forbidden" | "upgrade_required" | "quota_exceeded" | "schema_behind" => 5,
+            "damaged" | "format" => 6,
+            "refused" | "missing" | "not_attached" | "not_initialised" | "bad_url" | "unsynced" | "too_large" | "bad_request" => 2,
+            _ if matches!(self, Error::Link(LinkError::Api(_))) => 3,
+            _ => 1,
+        }
+    }
+
+    /// Returns after how many seconds the authority wants to hear from this device again, if it said so.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        match self {
+            Error::Link(LinkError::Api(body)) => body.retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// Adds what was being done to SQLite's errors.
+pub(crate) trait Doing<T> {
+    fn doing(self, what: &'static str) -> Result<T, Error>;
+}
+
+impl<T> Doing<T> for rusqlite::Result<T> {
+    fn doing(self, doing: &'static str) -> Result<T, Error> {
+        self.map_err(|cause| Error::Sqlite { doing, cause })
+    }
+}

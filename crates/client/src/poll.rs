@@ -1,0 +1,174 @@
+//! What observers have been told, and how writes of other connections and processes are noticed.
+//!
+//! Three ways lead here: the app's own transaction (`Database::write`) tells at its commit; the engine sweeps after each of its
+//! transactions; and one thread looks at `PRAGMA data_version` for commits of anybody else. A row may be told of twice, never
+//! not at all.
+
+use crate::catalog::{self, Catalog, KEYS_MAX, Touched};
+use crate::database::{Database, Inner, lock};
+use crate::error::{Doing, Error};
+use crate::machine::Event;
+use crate::observe::{Change, Origin};
+use rusqlite::{Connection, params};
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use syncline_core::Key;
+
+/// How far observers have been told.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// The last entry of the capture log.
+    pub log: i64,
+    /// The head of the device's own sequence.
+    pub head: i64,
+    pub catalog: Catalog,
+    /// Rows told of from the log and not absorbed yet, so that an absorb does not tell of them again.
+    recent: HashSet<(i64, Key)>,
+    /// There were too many to remember: the next absorb tells nothing of its own.
+    recent_is_all: bool,
+}
+
+impl Told {
+    /// Begins at what the file has now: that is no news.
+    pub fn from_here(conn: &Connection) -> Result<Told, Error> {
+        Ok(Told { log: catalog::log_end(conn)?, head: catalog::head(conn)?, ..Told::default() })
+    }
+}
+
+impl Inner {
+    /// Tells observers of rows in the capture log.
+    pub fn tell(&self, told: &mut Told, touched: &Touched, origin: Origin) {
+        if touched.is_empty() {
+            return;
+        }
+        if touched.too_many || told.recent.len() + touched.keys.len() > KEYS_MAX {
+            told.recent_is_all = true;
+            told.recent.clear();
+        } else {
+            told.recent.extend(touched.keys.iter().cloned());
+        }
+        self.publish(told, touched, origin);
+    }
+
+    fn publish(&self, told: &Told, touched: &Touched, origin: Origin) {
+        if touched.is_empty() || !self.hub.has_observers() {
+            return;
+        }
+        let mut tables: Vec<String> = touched.tables.iter().filter_map(|n| told.catalog.name(*n)).map(str::to_owned).collect();
+        tables.sort();
+        let keys = touched.keys.iter().filter_map(|(n, key)| told.catalog.key(*n, key)).collect();
+        self.hub.publish(&Change { tables, keys, origin });
+    }
+
+    /// Tells what an engine's transaction absorbed that nobody was told of, and what it `applied`.
+    pub fn sweep(&self, conn: &Connection, told: &mut Told, applied: &[(i64, Key)]) -> Result<(), Error> {
+        let head = catalog::head(conn)?;
+        if self.hub.has_observers() && head > told.head && !told.recent_is_all {
+            told.catalog.refresh(conn)?;
+            let mut others = Touched::default();
+            let mut q = conn
+                .prepare_cached("SELECT tbl, key FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = 1 AND pend IS NOT NULL AND seq > ?1 LIMIT ?2")
+                .doing("reading what was absorbed")?;
+            let rows = q.query_map(params![told.head, KEYS_MAX as i64 + 1], |r| Ok((r.get(0)?, Key(r.get(1)?)))).doing("reading what was absorbed")?;
+            let applied: HashSet<&(i64, Key)> = applied.iter().collect();
+            for row in rows {
+                let row: (i64, Key) = row.doing("reading what was absorbed")?;
+                if !told.recent.contains(&row) && !applied.contains(&row) {
+                    others.add(row.0, row.1);
+                }
+            }
+            self.publish(told, &others.finish(), Origin::OtherProcess);
+        }
+        told.head = head;
+        told.log = catalog::log_end(conn)?;
+        told.recent.clear();
+        told.recent_is_all = false;
+        Ok(())
+    }
+
+    /// Tells what a sync applied.
+    pub fn tell_applied(&self, applied: &[(i64, Key)]) -> Result<(), Error> {
+        if applied.is_empty() || !self.hub.has_observers() {
+            return Ok(());
+        }
+        let mut told = lock(&self.told);
+        self.read(|conn| told.catalog.refresh(conn))?;
+        let mut touched = Touched::default();
+        applied.iter().for_each(|(table, key)| touched.add(*table, key.clone()));
+        self.publish(&told, &touched.finish(), Origin::Sync);
+        Ok(())
+    }
+
+    /// Looks once for what others wrote. `seen` is the data version that was looked at last.
+    fn look(&self, conn: &Connection, seen: &mut Option<i64>) -> Result<(), Error> {
+        let version: i64 = conn.prepare_cached("PRAGMA data_version").and_then(|mut q| q.query_row([], |r| r.get(0))).doing("looking for writes")?;
+        if seen.replace(version) == Some(version) {
+            return Ok(());
+        }
+        let mut told = lock(&self.told);
+        told.catalog.refresh(conn)?;
+        if catalog::log_end(conn)? < told.log {
+            told.log = 0;
+        }
+        let logged = told.catalog.read_log(conn, told.log)?;
+        told.log = logged.last;
+        let high = told.catalog.any_high(&logged);
+        self.tell(&mut told, &logged, Origin::OtherProcess);
+        let head = catalog::head(conn)?;
+        let mut rest = Touched::default();
+        if head > told.head {
+            // Another process absorbed or applied. Its rows are found by their numbers; there is no index over confirmed ones,
+            // which costs a scan of the sidecar per sync of another process.
+            let mut q = conn.prepare_cached("SELECT tbl, key FROM _syncline_row WHERE scope = 1 AND seq > ?1 LIMIT ?2").doing("looking for writes")?;
+            let rows = q.query_map(params![told.head, KEYS_MAX as i64 + 1], |r| Ok((r.get(0)?, Key(r.get(1)?)))).doing("looking for writes")?;
+            for row in rows {
+                let row: (i64, Key) = row.doing("looking for writes")?;
+                if !told.recent.contains(&row) {
+                    rest.add(row.0, row.1);
+                }
+            }
+            rest = rest.finish();
+            told.head = head;
+            self.publish(&told, &rest, Origin::OtherProcess);
+        }
+        drop(told);
+        if !logged.is_empty() || !rest.is_empty() {
+            self.hub.wake(Event::LocalWrite { high_priority: high });
+        } else {
+            // Only tables that do not sync changed, if any: those who read such tables look again.
+            self.hub.publish_unspecific();
+        }
+        Ok(())
+    }
+}
+
+impl Database {
+    /// Starts the one thread that looks for writes of others, if it does not run. It ends with the last `Database`.
+    pub(crate) fn start_polling(&self) -> Result<(), Error> {
+        if self.inner.polling.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let conn = self.inner.connect()?;
+        let (weak, every) = (Arc::downgrade(&self.inner), self.inner.options.poll);
+        let spawned = std::thread::Builder::new().name("syncline-poll".into()).spawn(move || run(&weak, &conn, every));
+        spawned.map(drop).map_err(|cause| Error::Io { doing: "starting a thread for", path: self.inner.path.clone(), cause })
+    }
+}
+
+fn run(weak: &Weak<Inner>, conn: &Connection, every: std::time::Duration) {
+    // From here on: what was committed before is not news.
+    let mut seen = None;
+    loop {
+        match weak.upgrade() {
+            Some(inner) if !inner.detached.load(Ordering::SeqCst) => {
+                // Busy or momentarily unreadable: the next look finds the same, and a damaged file stops the sync with its reason.
+                if inner.look(conn, &mut seen).is_err() {
+                    seen = None;
+                }
+            }
+            _ => return,
+        }
+        std::thread::sleep(every);
+    }
+}

@@ -1,0 +1,162 @@
+//! Where a database stands: derived from what the file says, never claimed.
+
+use crate::anchor::meta;
+use crate::database::{Database, now_ms};
+use crate::error::{Doing, Error};
+use crate::lock;
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+use syncline_core::Cursor;
+
+/// Without success for this long, a database is stale.
+pub const STALE_MS: i64 = 60 * 60 * 1000;
+
+/// In one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Everything is confirmed, and the last sync was less than an hour ago.
+    Synced,
+    /// A sync is running.
+    Syncing,
+    /// Something waits to be sent.
+    LocalChangesPending,
+    /// No success for an hour, or none ever.
+    Stale,
+    /// The last sync could not reach the server.
+    Offline,
+    /// Something waits for a decision, or the server refuses this device.
+    NeedsAttention,
+}
+
+/// Why the last sync failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// For programs.
+    pub code: String,
+    /// For people, with what to do.
+    pub message: String,
+    /// When, in ms since 1970.
+    pub at: i64,
+}
+
+/// One scope.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopeStatus {
+    /// Which.
+    pub scope_id: String,
+    /// How far this device has applied it: a `bundle_seq`.
+    pub cursor: u64,
+    /// What this device may do there.
+    pub role: String,
+}
+
+/// Where a database stands. Times are in ms since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// In one word.
+    pub state: State,
+    /// Rows that the authority has not confirmed, parked ones included.
+    pub pending: u64,
+    /// Rows that it refused, waiting for a decision.
+    pub parked: u64,
+    /// Rows that a constraint keeps out of their table for now.
+    pub shelved: u64,
+    /// Writes captured and not absorbed yet; each row may have several.
+    pub captured: u64,
+    /// When the oldest unconfirmed row was written.
+    pub oldest_pending_at: Option<i64>,
+    /// When a sync last succeeded.
+    pub last_synced_at: Option<i64>,
+    /// When the loop tries again after failures.
+    pub next_retry_at: Option<i64>,
+    /// Why the last sync failed; `None` after a success.
+    pub last_error: Option<LastError>,
+    /// The account; `None` before `attach`.
+    pub account: Option<String>,
+    /// This device.
+    pub device_id: Option<String>,
+    /// What people call it.
+    pub device_name: Option<String>,
+    /// Its present stream of bundles.
+    pub source_id: Option<String>,
+    /// The server's address.
+    pub server: Option<String>,
+    /// The scopes here.
+    pub scopes: Vec<ScopeStatus>,
+}
+
+impl Database {
+    /// Returns where the database stands. Reads a few counts; does not wait for a request under way, absorbs nothing.
+    pub fn status(&self) -> Result<Status, Error> {
+        let syncing = lock::is_held(&self.inner.path);
+        let mut status = self.inner.read(|conn| read_status(conn, syncing, now_ms()))?;
+        if status.pending > 0 {
+            let oldest = self.inner.oldest_pending()?;
+            status.oldest_pending_at = [status.oldest_pending_at, oldest].into_iter().flatten().min();
+        }
+        Ok(status)
+    }
+}
+
+fn read_status(conn: &Connection, syncing: bool, now_ms: i64) -> Result<Status, Error> {
+    let count = |sql: &str| conn.prepare_cached(sql).and_then(|mut q| q.query_row([], |r| r.get::<_, i64>(0))).map(|n| n as u64).doing("counting what waits");
+    let mut status = Status {
+        state: State::Synced,
+        pending: count("SELECT count(*) FROM _syncline_row INDEXED BY _syncline_row_pending WHERE pend IS NOT NULL")?,
+        parked: count("SELECT count(*) FROM _syncline_parked")?,
+        shelved: count("SELECT count(*) FROM _syncline_shelved")?,
+        captured: count("SELECT count(*) FROM _syncline_log")?,
+        oldest_pending_at: None,
+        last_synced_at: meta(conn, "last_synced_at")?,
+        next_retry_at: meta(conn, "next_retry_at")?,
+        last_error: meta::<String>(conn, "last_error")?.and_then(|text| serde_json::from_str(&text).ok()),
+        account: meta(conn, "account")?,
+        device_id: meta(conn, "device_id")?,
+        device_name: meta(conn, "device_name")?,
+        source_id: meta::<[u8; 16]>(conn, "source_id")?.map(|id| syncline_core::hex(&id)),
+        server: meta(conn, "server")?,
+        scopes: scopes(conn)?,
+    };
+    status.oldest_pending_at = conn
+        .prepare_cached("SELECT min(at) FROM _syncline_log")
+        .and_then(|mut q| q.query_row([], |r| r.get(0)))
+        .doing("reading the capture log")?;
+    status.state = derive(&status, syncing, now_ms);
+    Ok(status)
+}
+
+/// One word for all of it; what needs somebody comes first.
+fn derive(status: &Status, syncing: bool, now_ms: i64) -> State {
+    let waiting = status.pending + status.captured > 0;
+    match (&status.last_error, status.last_synced_at) {
+        _ if status.parked + status.shelved > 0 => State::NeedsAttention,
+        (Some(e), _) if is_for_somebody(&e.code) => State::NeedsAttention,
+        _ if syncing => State::Syncing,
+        (Some(_), _) => State::Offline,
+        (None, Some(at)) if now_ms - at > STALE_MS => State::Stale,
+        _ if waiting => State::LocalChangesPending,
+        (None, Some(_)) => State::Synced,
+        (None, None) => State::Stale,
+    }
+}
+
+/// Whether trying again does not help.
+fn is_for_somebody(code: &str) -> bool {
+    matches!(
+        code,
+        "no_key" | "unauthorized" | "device_revoked" | "forbidden" | "upgrade_required" | "quota_exceeded" | "schema_behind" | "damaged" | "format" | "bad_url"
+            | "disk_full" | "protocol" | "internal" | "refused" | "bad_request" | "too_large"
+    )
+}
+
+fn scopes(conn: &Connection) -> Result<Vec<ScopeStatus>, Error> {
+    let mut q = conn.prepare_cached("SELECT scope_id, cursor FROM _syncline_scope WHERE scope_id <> '' ORDER BY n").doing("reading scopes")?;
+    let rows = q.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get::<_, Option<Vec<u8>>>(1)?))).doing("reading scopes")?;
+    rows.map(|row| {
+        let (scope_id, cursor) = row.doing("reading scopes")?;
+        let cursor = cursor.and_then(|b| Cursor::from_bytes(&b)).map_or(0, |c| c.seq.0);
+        Ok(ScopeStatus { scope_id, cursor, role: "admin".into() })
+    })
+    .collect()
+}

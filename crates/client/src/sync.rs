@@ -1,0 +1,370 @@
+//! One sync over HTTP: who may, what to send, what an answer did, and what is noted of it.
+//!
+//! `Session` decides, this carries. The replica is lent out only for the two ends of a request, never while it travels, so that
+//! the app's status, conflicts and pending rows can be read meanwhile.
+
+use crate::anchor::{self, Standing, meta};
+use crate::database::{Database, Inner, SyncSide, now_ms};
+use crate::error::Error;
+use crate::event::SyncEvent;
+use crate::identity::Identity;
+use crate::link::{HttpLink, LinkError};
+use crate::lock as file_lock;
+use crate::session::{Session, Step, Summary};
+use crate::status::LastError;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::TryLockError;
+use std::time::{Duration, Instant};
+use syncline_core::{DeviceId, HistoryId, Limits, SyncRequest};
+use syncline_replica::Tx;
+
+/// Clocks that are further apart than this are corrected for.
+const CLOCK_TOLERANCE_MS: i64 = 5 * 60 * 1000;
+/// A page is never asked for in fewer bytes than this.
+const PAGE_BYTES_MIN: usize = 64 * 1024;
+
+/// What became of a sync.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Everything is confirmed and up to date.
+    #[default]
+    Synced,
+    /// Done, but something waits for a decision.
+    NeedsAttention,
+    /// The server cannot be reached, or cannot serve now. Work is kept.
+    Offline,
+    /// Another process is syncing. Work is kept.
+    Busy,
+    /// The time given was over; the next sync goes on where this one was.
+    Interrupted,
+    /// The server refuses this device, or the device has no key.
+    Refused,
+    /// The file is damaged.
+    Damaged,
+    /// Something else went wrong.
+    Failed,
+}
+
+/// What a sync did. What failed did no harm.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncReport {
+    /// In one word.
+    pub outcome: Outcome,
+    /// Rows of ours that the authority has committed.
+    pub rows_up: u64,
+    /// Business rows that came, deletions included, without our own.
+    pub rows_down: u64,
+    /// How far this device has applied.
+    pub bundle_seq: u64,
+    /// Whether everything was read anew.
+    pub hydrate: bool,
+    /// Rows that wait for a decision now.
+    pub parked: u64,
+    /// Rows that are not confirmed now, parked ones included.
+    pub pending: u64,
+    /// Rounds in which rows were refused, plus one.
+    pub rounds: u32,
+    /// Requests sent.
+    pub requests: u32,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Bytes sent, HTTP headers aside.
+    pub bytes_up: u64,
+    /// Bytes received.
+    pub bytes_down: u64,
+    /// Things that the owner should know of, in words.
+    pub notices: Vec<String>,
+    /// Why it did not end well.
+    pub error: Option<LastError>,
+    /// After how many seconds the server wants to hear from this device again.
+    pub retry_after_s: Option<u64>,
+    /// As the command line exits: 0 done, 1 failed, 3 offline or busy, 4 waits for a decision, 5 refused, 6 damaged.
+    pub exit_code: u8,
+}
+
+impl SyncReport {
+    /// Whether everything that could be done was done.
+    pub fn is_success(&self) -> bool {
+        matches!(self.outcome, Outcome::Synced | Outcome::NeedsAttention)
+    }
+}
+
+/// Bytes that travelled.
+#[derive(Default)]
+struct Traffic {
+    up: u64,
+    down: u64,
+}
+
+/// How a run of requests ended.
+enum Ended {
+    Done,
+    Interrupted,
+}
+
+impl Database {
+    /// Syncs once: sends what waits, fetches what is new, until nothing is left or `deadline` is over (looked at between
+    /// requests). `progress` is called after each answer. Never panics, never loses work; what happened is in the report, in the
+    /// ring of events and in the status.
+    pub fn sync_once(&self, deadline: Option<Duration>, progress: impl FnMut(&Summary)) -> SyncReport {
+        let until = deadline.map(|d| Instant::now() + d);
+        self.sync_until(|| until.is_some_and(|u| Instant::now() >= u), progress)
+    }
+
+    pub(crate) fn sync_until(&self, is_over: impl Fn() -> bool, mut progress: impl FnMut(&Summary)) -> SyncReport {
+        let started = Instant::now();
+        let mut session = Session::new(Limits::default());
+        let mut traffic = Traffic::default();
+        let mut notices = Vec::new();
+        let ended = self.inner.run(&mut session, &mut traffic, &mut notices, &is_over, &mut progress);
+        let report = self.inner.report(started, session.summary(), &traffic, notices, ended);
+        // The report says what happened whether or not it can be noted: a full disk must not hide it.
+        let _ = self.inner.note_report(&report);
+        report
+    }
+}
+
+impl Inner {
+    fn run(
+        &self,
+        session: &mut Session,
+        traffic: &mut Traffic,
+        notices: &mut Vec<String>,
+        is_over: &impl Fn() -> bool,
+        progress: &mut impl FnMut(&Summary),
+    ) -> Result<Ended, Error> {
+        let until = Instant::now() + self.options.lock_wait;
+        let mut side = loop {
+            match self.sync_side.try_lock() {
+                Ok(side) => break side,
+                Err(TryLockError::Poisoned(side)) => break side.into_inner(),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+                Err(TryLockError::WouldBlock) => return Err(Error::Busy),
+            }
+        };
+        let side = &mut *side;
+        if side.lock.is_none() {
+            side.lock = Some(file_lock::open(&self.path)?);
+        }
+        let SyncSide { lock, link, page_bytes } = side;
+        let Some(file) = lock.as_ref() else { return Err(Error::Busy) };
+        let _held = file_lock::hold(file, &self.path, self.options.lock_wait)?;
+        let (identity, link) = self.connected(link, notices)?;
+        let limits = Limits { page_bytes: page_bytes.unwrap_or(Limits::default().page_bytes), ..Limits::default() };
+        *session = Session::new(limits);
+        let done = self.exchange(session, identity, link, traffic, is_over, progress);
+        match &done {
+            // The page was too much for this network.
+            Err(Error::Link(LinkError::Timeout)) => *page_bytes = Some((limits.page_bytes / 2).max(PAGE_BYTES_MIN)),
+            Ok(_) => *page_bytes = page_bytes.map(|b| (b * 2).min(Limits::default().page_bytes)),
+            Err(_) => {}
+        }
+        done
+    }
+
+    /// Returns the device's key and link, made anew when the database was attached anew. Here copies and backups are found out.
+    fn connected<'a>(&self, kept: &'a mut Option<(Identity, HttpLink)>, notices: &mut Vec<String>) -> Result<(&'a Identity, &'a mut HttpLink), Error> {
+        let (device, server, history) = self.read(|conn| {
+            Ok((meta::<String>(conn, "device_id")?, meta::<String>(conn, "server")?, meta::<String>(conn, "history")?))
+        })?;
+        let (Some(device), Some(server)) = (device.as_deref().and_then(DeviceId::parse), server) else { return Err(Error::NotAttached) };
+        let fits = kept.as_ref().is_some_and(|(identity, _)| identity.device_id() == device);
+        if !fits {
+            *kept = None;
+            let identity = Identity::load(&self.home()?, device)?.ok_or(Error::NoKey)?;
+            match self.read(|conn| anchor::judge(&identity, conn, &self.path))? {
+                Standing::Own => {}
+                Standing::Copy => return Err(Error::NoKey),
+                Standing::PutBack => {
+                    self.with(|tx| tx.rotate_source().map(drop))?;
+                    notices.push("this database was put back from a backup; it goes on as a fresh source, nothing is lost".into());
+                }
+            }
+            let history = history.as_deref().and_then(HistoryId::parse).unwrap_or_default();
+            let link = HttpLink::new(&server, identity.clone(), history, self.options.link.clone())?;
+            *kept = Some((identity, link));
+        }
+        match kept {
+            Some((identity, link)) => Ok((identity, link)),
+            None => Err(Error::NoKey),
+        }
+    }
+
+    fn exchange(
+        &self,
+        session: &mut Session,
+        identity: &Identity,
+        link: &mut HttpLink,
+        traffic: &mut Traffic,
+        is_over: &impl Fn() -> bool,
+        progress: &mut impl FnMut(&Summary),
+    ) -> Result<Ended, Error> {
+        let mut restamped = false;
+        loop {
+            if is_over() {
+                return Ok(Ended::Interrupted);
+            }
+            let request = self.with_replica(&[], |replica, env| session.next(replica, env))?;
+            if let Some(scope) = request.scopes.first()
+                && let Some(push) = &scope.push
+            {
+                // Before it is sent: a backup of the file that is put back later must be below the anchor.
+                anchor::note(identity, &self.path, scope.source, Some(push))?;
+            }
+            let exchange = match link.sync(&request) {
+                Err(LinkError::Api(body)) if body.code == "clock_ahead" && !restamped => {
+                    restamped = true;
+                    let server_ms = server_time(body.details.as_deref(), link, &request)?;
+                    self.correct_clock(server_ms)?;
+                    self.with(|tx| tx.restamp_future(server_ms, server_ms + CLOCK_TOLERANCE_MS).map(drop))?;
+                    continue;
+                }
+                other => other?,
+            };
+            traffic.up += exchange.bytes_up;
+            traffic.down += exchange.bytes_down;
+            let answer = exchange.answer;
+            self.correct_clock(answer.server_time_ms)?;
+            let known = session.summary().changed.len();
+            let step = self.with_replica(&[], |replica, env| session.answer(replica, env, &request, &answer))?;
+            self.tell_applied(&session.summary().changed[known..])?;
+            self.note_history(answer.history)?;
+            progress(session.summary());
+            if step == Step::Done {
+                return Ok(Ended::Done);
+            }
+        }
+    }
+
+    /// Keeps by how much this device's clock is wrong, so that what is absorbed next is stamped right.
+    pub(crate) fn correct_clock(&self, server_ms: i64) -> Result<(), Error> {
+        let off = server_ms - now_ms();
+        let shift = if off.abs() > CLOCK_TOLERANCE_MS { off } else { 0 };
+        let known = self.read(|conn| meta::<i64>(conn, "clock_shift_ms"))?.unwrap_or(0);
+        // A wrong clock drifts by the ms; writing that down with each answer would be a write per answer.
+        if (shift - known).abs() > 1_000 || (shift == 0 && known != 0) { self.note(&[("clock_shift_ms", &shift)]) } else { Ok(()) }
+    }
+
+    fn note_history(&self, history: HistoryId) -> Result<(), Error> {
+        let text = history.to_string();
+        if self.read(|conn| meta::<String>(conn, "history"))?.as_deref() == Some(&text) {
+            return Ok(());
+        }
+        self.note(&[("history", &text)])
+    }
+
+    fn report(&self, started: Instant, summary: &Summary, traffic: &Traffic, mut notices: Vec<String>, ended: Result<Ended, Error>) -> SyncReport {
+        notices.extend(summary.notices.iter().cloned());
+        if summary.digest_differs {
+            notices.push("this device and the server differ although they should be equal; run `syncline resync`, pending work is kept".into());
+        }
+        let mut report = SyncReport {
+            rows_up: summary.rows_up,
+            rows_down: summary.rows_down,
+            bundle_seq: summary.bundle_seq,
+            hydrate: summary.hydrate,
+            parked: summary.parked,
+            pending: summary.pending,
+            rounds: summary.rounds,
+            requests: summary.requests,
+            duration_ms: started.elapsed().as_millis() as u64,
+            bytes_up: traffic.up,
+            bytes_down: traffic.down,
+            notices,
+            ..SyncReport::default()
+        };
+        // A bundle that another process of this device brought, or nothing asked: the file knows how far it is.
+        if report.bundle_seq == 0 {
+            report.bundle_seq = self.cursor().map_or(0, |c| c.0);
+        }
+        match ended {
+            Ok(Ended::Done) if self.waits_for_decision() => (report.outcome, report.exit_code) = (Outcome::NeedsAttention, 4),
+            Ok(Ended::Done) => {}
+            Ok(Ended::Interrupted) => {
+                (report.outcome, report.exit_code) = (Outcome::Interrupted, 3);
+                let message = "the time for this sync was over; the next one goes on where it was".into();
+                report.error = Some(LastError { code: "interrupted".into(), message, at: now_ms() });
+            }
+            Err(e) => {
+                report.exit_code = e.exit_code();
+                report.outcome = match (report.exit_code, e.code().as_str()) {
+                    (3, "busy") => Outcome::Busy,
+                    (3, "disk_full") => Outcome::Failed,
+                    (3, _) => Outcome::Offline,
+                    (5, _) => Outcome::Refused,
+                    (6, _) => Outcome::Damaged,
+                    _ => Outcome::Failed,
+                };
+                report.retry_after_s = e.retry_after_s();
+                report.error = Some(LastError { code: e.code(), message: e.to_string(), at: now_ms() });
+            }
+        }
+        report
+    }
+
+    fn waits_for_decision(&self) -> bool {
+        let sql = "SELECT EXISTS (SELECT 1 FROM _syncline_parked) OR EXISTS (SELECT 1 FROM _syncline_shelved)";
+        self.read(|conn| Ok(conn.query_row(sql, [], |r| r.get::<_, bool>(0)).unwrap_or(false))).unwrap_or(false)
+    }
+
+    fn note_report(&self, report: &SyncReport) -> Result<(), Error> {
+        let at = now_ms();
+        let oldest = if report.pending == 0 { None } else { self.oldest_pending()? };
+        if report.is_success() {
+            self.note(&[("last_synced_at", &at), ("last_error", &rusqlite::types::Null), ("next_retry_at", &rusqlite::types::Null)])?;
+        } else if !matches!(report.outcome, Outcome::Busy | Outcome::Interrupted) {
+            let error = report.error.as_ref().and_then(|e| serde_json::to_string(e).ok());
+            let retry = report.retry_after_s.map(|s| at + 1000 * s as i64);
+            self.note(&[("last_error", &error), ("next_retry_at", &retry)])?;
+        }
+        self.append_event(&SyncEvent {
+            timestamp: at,
+            kind: "sync".into(),
+            success: report.is_success(),
+            outcome: serde_json::to_value(report.outcome).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default(),
+            duration_ms: report.duration_ms,
+            conflict_count: if report.parked > 0 { BTreeMap::from([("lww".to_owned(), report.parked)]) } else { BTreeMap::new() },
+            queued_items: report.pending,
+            error_code: report.error.as_ref().map(|e| e.code.clone()),
+            bytes_up: report.bytes_up,
+            bytes_down: report.bytes_down,
+            rows_up: report.rows_up,
+            rows_down: report.rows_down,
+            requests: report.requests,
+            retries: report.rounds.saturating_sub(1),
+            oldest_unconfirmed_age_ms: oldest.map(|since| (at - since).max(0)),
+            hydrate: report.hydrate,
+            notices: report.notices.clone(),
+            app_version: self.options.app_version.clone(),
+            os: std::env::consts::OS.into(),
+            network: "unknown".into(),
+        })
+    }
+
+    /// Returns when the oldest unconfirmed row was last written, by this device's clock.
+    pub(crate) fn oldest_pending(&self) -> Result<Option<i64>, Error> {
+        let find = |tx: &mut Tx| {
+            let scope = tx.scope(1)?;
+            Ok(tx.pending(&scope, 1)?.first().map(|p| p.since))
+        };
+        self.with_replica(&[], |replica, env| replica.read(env, find))
+    }
+}
+
+/// Returns the authority's time: as its refusal says, or else from a request that asks for nothing.
+fn server_time(details: Option<&str>, link: &mut HttpLink, refused: &SyncRequest) -> Result<i64, Error> {
+    let said = details.and_then(|d| d.split_whitespace().next()).and_then(|ms| ms.parse().ok());
+    match said {
+        Some(ms) => Ok(ms),
+        None => Ok(link.sync(&SyncRequest { scopes: vec![], ..refused.clone() })?.answer.server_time_ms),
+    }
+}
+
+/// Returns a link of its own for the stream of wakes.
+pub(crate) fn watch_link(inner: &Inner) -> Result<HttpLink, Error> {
+    let mut kept = None;
+    inner.connected(&mut kept, &mut Vec::new())?;
+    kept.map(|(_, link)| link).ok_or(Error::NoKey)
+}
