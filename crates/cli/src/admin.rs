@@ -10,8 +10,8 @@ use crate::output::Output;
 use anyhow::Context;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use syncline_server::{Engine, accounts as tables};
+use std::time::{Duration, Instant};
+use syncline_server::{Engine, OpenError, accounts as tables};
 
 /// How long to wait while the server commits.
 const BUSY: Duration = Duration::from_secs(10);
@@ -67,9 +67,26 @@ impl Data {
         let path = self.data.join("server.db");
         if !path.is_file() {
             // Made by the engine, so that there is one place that knows what an authority consists of; closed again at once.
-            drop(Engine::open(&self.data).with_context(|| format!("making an authority in {}", self.data.display()))?);
+            match Engine::open(&self.data) {
+                Ok(engine) => drop(engine),
+                // A server that is just starting makes it.
+                Err(OpenError::InUse(_)) => wait_for(&path),
+                Err(e) => return Err(e).with_context(|| format!("making an authority in {}", self.data.display())),
+            }
         }
         open(&path)
+    }
+}
+
+/// Waits until a starting server has made its tables, as long as for a commit; what is wrong after that, the next step tells.
+fn wait_for(path: &Path) {
+    let made = || {
+        let conn = Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        conn.query_row("SELECT 1 FROM sqlite_schema WHERE name = '_syncline_account'", [], |r| r.get::<_, i64>(0))
+    };
+    let end = Instant::now() + BUSY;
+    while made().is_err() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -1,7 +1,5 @@
 //! What a command's end means to a script: the exit codes of the contract, and which error has which.
 
-use syncline_replica::schema::SchemaError;
-
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -22,6 +20,14 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Returns the code that the client library names by its number.
+    pub fn from_code(code: u8) -> Exit {
+        [Exit::Done, Exit::Internal, Exit::Usage, Exit::Later, Exit::Decision, Exit::Refused, Exit::Damaged]
+            .into_iter()
+            .find(|exit| *exit as u8 == code)
+            .unwrap_or(Exit::Internal)
+    }
+
     /// Returns the word that `--json` gives for an error that ends like this.
     pub fn word(self) -> &'static str {
         match self {
@@ -70,52 +76,28 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
 fn known(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(Failure { exit, .. }) = cause.downcast_ref() {
         Some(*exit)
-    } else if let Some(e) = cause.downcast_ref::<syncline_replica::Error>() {
-        Some(of_replica(e))
-    } else if let Some(e) = cause.downcast_ref::<syncline::link::LinkError>() {
-        Some(of_link(e))
-    } else if let Some(e) = cause.downcast_ref::<syncline::identity::IdentityError>() {
-        Some(of_identity(e))
+    } else if let Some(e) = cause.downcast_ref::<syncline::Error>() {
+        Some(Exit::from_code(e.exit_code()))
     } else if let Some(e) = cause.downcast_ref::<syncline_server::ApiError>() {
         Some(of_code(e.code()))
+    } else if let Some(e) = cause.downcast_ref::<syncline_server::OpenError>() {
+        Some(of_authority(e))
     } else {
         cause.downcast_ref::<rusqlite::Error>().map(of_sqlite)
     }
 }
 
-fn of_replica(error: &syncline_replica::Error) -> Exit {
-    use syncline_replica::Error::*;
+fn of_authority(error: &syncline_server::OpenError) -> Exit {
+    use syncline_server::OpenError::*;
     match error {
-        e if e.is_damage() => Exit::Damaged,
-        e if e.is_busy() || e.is_full() => Exit::Later,
-        Sqlite { cause, .. } | Schema(SchemaError::Sqlite { cause, .. }) => of_sqlite(cause),
-        Schema(_) | NotInitialised | Refused(_) => Exit::Usage,
-        Format(..) => Exit::Refused,
-        Decode { .. } | Damaged(_) => Exit::Damaged,
-        Incomplete { .. } => Exit::Internal,
+        Directory(..) => Exit::Usage,
+        InUse(_) => Exit::Later,
+        Database(..) => Exit::Internal,
+        Damaged(..) => Exit::Damaged,
     }
 }
 
-fn of_link(error: &syncline::link::LinkError) -> Exit {
-    use syncline::link::LinkError::*;
-    match error {
-        Offline(_) | Timeout | NotSyncline(_) => Exit::Later,
-        Api(body) => of_code(&body.code),
-        Protocol(_) => Exit::Refused,
-        Url { .. } => Exit::Usage,
-    }
-}
-
-fn of_identity(error: &syncline::identity::IdentityError) -> Exit {
-    use syncline::identity::IdentityError::*;
-    match error {
-        NoHome | Io { .. } => Exit::Usage,
-        Damaged(_) => Exit::Refused,
-        Random(_) => Exit::Internal,
-    }
-}
-
-/// The codes of the contract's HTTP section.
+/// What the operator's own commands are refused with.
 fn of_code(code: &str) -> Exit {
     match code {
         "unauthorized" | "device_revoked" | "forbidden" | "upgrade_required" => Exit::Refused,

@@ -4,10 +4,25 @@
 //! process: only this crate does.
 
 mod admin;
+mod attach;
 mod bench;
+mod conflicts;
+mod demo;
+mod detach;
+mod device;
+mod doctor;
+mod events;
 mod exit;
+mod explain;
+mod init;
+mod interrupt;
 mod output;
+mod pending;
+mod resync;
 mod serve;
+mod status;
+mod sync;
+mod watch;
 mod when;
 
 use clap::Parser;
@@ -40,8 +55,21 @@ struct Cli {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Init(init::Args),
+    Explain(explain::Args),
+    Attach(attach::Args),
+    Sync(sync::Args),
+    Status(status::Args),
+    Pending(pending::Args),
+    Conflicts(conflicts::Args),
+    Events(events::Args),
+    Watch(watch::Args),
+    Doctor(doctor::Args),
+    Resync(resync::Args),
+    Detach(detach::Args),
     Serve(serve::Args),
     Admin(admin::Args),
+    Demo(demo::Args),
     Bench(bench::Args),
 }
 
@@ -49,8 +77,21 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let out = Output { json: cli.json };
     let ended = match cli.command {
+        Command::Init(args) => init::run(args, out),
+        Command::Explain(args) => explain::run(args, out),
+        Command::Attach(args) => attach::run(args, out),
+        Command::Sync(args) => sync::run(args, out),
+        Command::Status(args) => status::run(args, out),
+        Command::Pending(args) => pending::run(args, out),
+        Command::Conflicts(args) => conflicts::run(args, out),
+        Command::Events(args) => events::run(args, out),
+        Command::Watch(args) => watch::run(args, out),
+        Command::Doctor(args) => doctor::run(args, out),
+        Command::Resync(args) => resync::run(args, out),
+        Command::Detach(args) => detach::run(args, out),
         Command::Serve(args) => serve::run(args, out),
         Command::Admin(args) => admin::run(args, out),
+        Command::Demo(args) => demo::run(args, out),
         Command::Bench(args) => bench::run(args, out),
     };
     ended.unwrap_or_else(|error| report(&error, out)).into()

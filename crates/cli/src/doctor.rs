@@ -1,0 +1,51 @@
+//! `syncline doctor`: checks a database, and mends it.
+
+use crate::device;
+use crate::exit::Exit;
+use crate::output::{Output, count, say};
+use std::path::PathBuf;
+use syncline::DoctorReport;
+
+/// Checks a database and its sidecar; with --fix mends what can be mended
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  syncline doctor notes.db
+  syncline doctor notes.db --fix")]
+pub struct Args {
+    /// The database
+    db: PathBuf,
+    /// Mends what was found
+    #[arg(long)]
+    fix: bool,
+}
+
+/// Checks, and tells what was found. What is found and not mended waits for a decision.
+pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
+    let report = device::open(&args.db)?.doctor(args.fix)?;
+    if out.json {
+        out.document(&report)?;
+    } else {
+        tell(&report, args.fix, out)?;
+    }
+    let is_damaged = report.findings.iter().any(|f| f.code == "integrity");
+    Ok(match report.ok {
+        _ if is_damaged => Exit::Damaged,
+        true => Exit::Done,
+        false => Exit::Decision,
+    })
+}
+
+fn tell(report: &DoctorReport, fix: bool, out: Output) -> anyhow::Result<()> {
+    for finding in &report.findings {
+        let mended = if finding.fixed { "mended: " } else { "" };
+        out.line(format!("{mended}{}", crate::output::plain(&finding.message)))?;
+    }
+    let looked = count(report.rows_checked, "row");
+    match (report.ok, fix) {
+        (true, _) if report.findings.is_empty() => out.line(format!("all is well: {looked} checked"))?,
+        (true, _) => say(format!("{looked} checked; nothing is left to mend")),
+        (false, false) => say(format!("{looked} checked; `syncline doctor --fix` mends what can be mended")),
+        (false, true) => say(format!("{looked} checked; the rest needs a person, see above")),
+    }
+    Ok(())
+}

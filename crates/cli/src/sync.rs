@@ -1,0 +1,133 @@
+//! `syncline sync`: one sync, or one after another.
+
+use crate::device::{self, Reach};
+use crate::exit::Exit;
+use crate::interrupt::Until;
+use crate::output::{Output, count, say};
+use crate::when;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+use syncline::{Database, Outcome, Summary, SyncReport};
+
+/// Syncs once; with --watch stays, and syncs on writes here and on news from the server
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  syncline sync notes.db
+  syncline sync notes.db --watch --json")]
+pub struct Args {
+    /// The database
+    db: PathBuf,
+    /// Stays until ctrl-c
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+/// Syncs, and tells what came of it.
+pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
+    let db = device::open_to_sync(&args.db, &args.reach)?;
+    let report = once(&db, out);
+    tell(&report, out)?;
+    // A device that is refused, or a file that is damaged, is so still in a minute.
+    if !args.watch || matches!(report.outcome, Outcome::Refused | Outcome::Damaged | Outcome::Failed) {
+        return Ok(Exit::from_code(report.exit_code));
+    }
+    stay(&db, report, out)
+}
+
+fn once(db: &Database, out: Output) -> SyncReport {
+    let bar = progress_bar(out);
+    let report = db.sync_once(None, |summary| show(&bar, summary));
+    bar.finish_and_clear();
+    report
+}
+
+fn stay(db: &Database, first: SyncReport, out: Output) -> anyhow::Result<Exit> {
+    let until = Until::interrupted()?;
+    let handle = db.start_sync()?;
+    let reports = handle.reports();
+    say("watching; ctrl-c ends it");
+    let mut last = first;
+    while let Some(report) = until.next(&reports) {
+        // A person is told of what moved or changed; a program of every sync.
+        if out.json || report.rows_up + report.rows_down > 0 || report.outcome != last.outcome {
+            tell(&report, out)?;
+        }
+        last = report;
+    }
+    handle.stop();
+    Ok(Exit::from_code(last.exit_code))
+}
+
+fn tell(report: &SyncReport, out: Output) -> anyhow::Result<()> {
+    report.notices.iter().for_each(|notice| say(format!("note: {notice}")));
+    if out.json {
+        out.document(report)?;
+    } else {
+        out.line(in_words(report))?;
+    }
+    if let Some(error) = &report.error {
+        say(format!("syncline: {}", crate::output::plain(&error.message)));
+    }
+    if report.outcome == Outcome::NeedsAttention {
+        say("something waits for a decision: `syncline conflicts` shows what, and what can be done");
+    }
+    if let Some(seconds) = report.retry_after_s {
+        say(format!("the server asks to be left alone for {}", when::length(seconds as i64 * 1000)));
+    }
+    Ok(())
+}
+
+fn in_words(report: &SyncReport) -> String {
+    let state = match report.outcome {
+        Outcome::Synced => "synced",
+        Outcome::NeedsAttention => "synced, with something to decide",
+        Outcome::Offline => "offline",
+        Outcome::Busy => "busy",
+        Outcome::Interrupted => "interrupted",
+        Outcome::Refused => "refused",
+        Outcome::Damaged => "damaged",
+        Outcome::Failed => "failed",
+    };
+    let mut words = format!("{state}: {} up, {} down", count(report.rows_up, "row"), count(report.rows_down, "row"));
+    if report.hydrate {
+        words += ", everything read anew";
+    }
+    if report.parked > 0 {
+        words += &format!(", {} parked", report.parked);
+    }
+    let waiting = report.pending - report.parked.min(report.pending);
+    if waiting > 0 {
+        words += &format!(", {} waiting", count(waiting, "row"));
+    }
+    format!("{words} ({} ms, {}, {} bytes up, {} down)", report.duration_ms, count(report.requests.into(), "request"), report.bytes_up, report.bytes_down)
+}
+
+/// Returns a bar that is seen only by a person at a terminal.
+fn progress_bar(out: Output) -> ProgressBar {
+    if out.json || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar.set_message("syncing");
+    bar
+}
+
+fn show(bar: &ProgressBar, summary: &Summary) {
+    match summary.progress {
+        Some((staged, to_come)) => {
+            if bar.length().is_none() {
+                let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} rows").unwrap_or_else(|_| ProgressStyle::default_bar());
+                bar.set_style(style);
+            }
+            bar.set_length(staged + to_come);
+            bar.set_position(staged);
+            bar.set_message("reading");
+        }
+        None => bar.set_message(format!("{} up, {} to go, {} down", summary.rows_up, summary.pending, summary.rows_down)),
+    }
+}

@@ -1,0 +1,240 @@
+//! Devices and a server as directories and processes, and files compared by their rows.
+
+use rusqlite::{Connection, types::ValueRef};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// No command of these tests may take longer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    /// Reads the one document of `--json`.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("not one JSON document ({e}): {self:?}"))
+    }
+    /// Expects an exit code.
+    pub fn ends(self, code: i32) -> Ran {
+        assert_eq!(self.code, code, "{self:?}");
+        self
+    }
+}
+
+/// Runs the program in a directory, with keys in `home` below it.
+pub fn syncline(dir: &Path, args: &[&str]) -> Ran {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_syncline"))
+        .args(args)
+        .current_dir(dir)
+        .env("SYNCLINE_HOME", dir.join("home"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (out, err) = (drain(child.stdout.take().unwrap()), drain(child.stderr.take().unwrap()));
+    let end = Instant::now() + PATIENCE;
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if Instant::now() > end => {
+                child.kill().unwrap();
+                panic!("syncline {args:?} did not end");
+            }
+            None => std::thread::sleep(Duration::from_millis(3)),
+        }
+    };
+    Ran { code: status.code().unwrap_or(-1), out: out.recv().unwrap(), err: err.recv().unwrap() }
+}
+
+fn drain(mut from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = from.read_to_end(&mut text);
+        let _ = tell.send(String::from_utf8_lossy(&text).into_owned());
+    });
+    told
+}
+
+/// A server and the devices of one account.
+pub struct World {
+    dir: TempDir,
+    server: Option<Child>,
+    address: String,
+}
+
+impl World {
+    /// Starts a server.
+    pub fn new() -> World {
+        let mut world = World { dir: tempfile::tempdir().unwrap(), server: None, address: "127.0.0.1:0".into() };
+        world.start();
+        world
+    }
+
+    /// Starts the server, again at the same address if it ran before.
+    pub fn start(&mut self) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_syncline"))
+            .args(["serve", "--data", "authority", "--listen", &self.address])
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        self.server = Some(child);
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || tell.send(BufReader::new(stdout).lines().next()));
+        let line = told.recv_timeout(PATIENCE).expect("the server says nothing").expect("the server ended").unwrap();
+        self.address = line.strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line}")).to_owned();
+    }
+
+    /// Kills the server.
+    pub fn kill(&mut self) {
+        let mut server = self.server.take().unwrap();
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+
+    /// Asks the server to end, as an init system does, and returns its exit code.
+    #[cfg(unix)]
+    pub fn terminate(&mut self) -> Option<i32> {
+        let mut server = self.server.take().unwrap();
+        assert!(Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap().success());
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = server.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server.kill().unwrap();
+        panic!("the server did not end");
+    }
+
+    /// Runs a command of the operator's.
+    pub fn admin(&self, command: &str, more: &[&str]) -> Ran {
+        syncline(self.dir.path(), &[&["admin", command, "--data", "authority"], more].concat())
+    }
+
+    /// Makes a device, with a file if `content` gives one, and attaches it.
+    pub fn device(&self, name: &str, init: &[&str], content: impl FnOnce(&Path)) -> Device {
+        let device = Device { dir: self.dir.path().join(name) };
+        std::fs::create_dir_all(&device.dir).unwrap();
+        content(&device.file());
+        if device.file().exists() {
+            device.run(&[&["init", "app.db"], init].concat()).ends(0);
+        }
+        let token = self.admin("token", &["--account", "ada"]).ends(0).out;
+        device.run(&["attach", "app.db", "--server", &format!("http://{}", self.address), "--token", token.trim(), "--name", name]).ends(0);
+        device
+    }
+
+    /// Opens the server's database as any program would.
+    pub fn server_db(&self) -> Connection {
+        open(&self.dir.path().join("authority/server.db"))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+}
+
+/// One device: a directory with a file and keys.
+pub struct Device {
+    dir: PathBuf,
+}
+
+impl Device {
+    pub fn file(&self) -> PathBuf {
+        self.dir.join("app.db")
+    }
+    pub fn run(&self, args: &[&str]) -> Ran {
+        syncline(&self.dir, args)
+    }
+    /// Syncs and expects an exit code.
+    pub fn sync(&self, code: i32) -> Value {
+        self.run(&["sync", "app.db", "--json"]).ends(code).json()
+    }
+    /// Lists conflicts in this state.
+    pub fn conflicts(&self, state: &str) -> Vec<Value> {
+        let all = self.run(&["conflicts", "app.db", "--json"]).ends(0).json();
+        all.as_array().unwrap().iter().filter(|c| c["state"] == state).cloned().collect()
+    }
+    /// Writes as any program would.
+    pub fn sql(&self, sql: &str) {
+        open(&self.file()).execute_batch(sql).unwrap();
+    }
+    /// Reads one value as text.
+    pub fn one(&self, sql: &str) -> String {
+        one(&open(&self.file()), sql)
+    }
+}
+
+pub fn open(path: &Path) -> Connection {
+    let conn = Connection::open(path).unwrap();
+    conn.busy_timeout(Duration::from_secs(20)).unwrap();
+    conn
+}
+
+pub fn one(conn: &Connection, sql: &str) -> String {
+    conn.query_row(sql, [], |r| r.get_ref(0).map(show)).unwrap()
+}
+
+fn show(value: ValueRef) -> String {
+    match value {
+        ValueRef::Null => "NULL".into(),
+        ValueRef::Integer(n) => n.to_string(),
+        ValueRef::Real(x) => format!("{x:?}"),
+        ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+        ValueRef::Blob(bytes) => format!("{bytes:02x?}"),
+    }
+}
+
+/// Returns all rows of a file's own tables with their storage classes, sorted; the server's leading column left out.
+pub fn rows(conn: &Connection) -> Vec<String> {
+    let tables = names(conn, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT GLOB '*syncline_*' AND name NOT GLOB 'sqlite_*'");
+    let mut out = Vec::new();
+    for table in tables {
+        let columns = names(conn, &format!("SELECT name FROM pragma_table_xinfo('{table}') WHERE name <> 'scope_id' ORDER BY name"));
+        let list = columns.iter().map(|c| format!("\"{c}\"")).collect::<Vec<_>>().join(", ");
+        let mut query = conn.prepare(&format!("SELECT {list} FROM \"{table}\"")).unwrap();
+        let mut found = query.query([]).unwrap();
+        while let Some(row) = found.next().unwrap() {
+            let cells = (0..columns.len()).map(|i| row.get_ref(i).unwrap()).map(|v| format!("{:?} {}", v.data_type(), show(v)));
+            out.push(format!("{table}: {}", cells.collect::<Vec<_>>().join(" | ")));
+        }
+    }
+    out.sort();
+    out
+}
+
+/// Returns what a file's catalogue says, in order.
+pub fn schema(conn: &Connection) -> Vec<String> {
+    names(conn, "SELECT type || ' ' || name || ' ' || tbl_name || ' ' || coalesce(sql, '') FROM sqlite_schema ORDER BY 1")
+}
+
+fn names(conn: &Connection, sql: &str) -> Vec<String> {
+    conn.prepare(sql).unwrap().query_map([], |r| r.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+/// Copies Chinook, the music shop.
+pub fn chinook(to: &Path) {
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../replica/tests/data/chinook.sqlite"), to).unwrap();
+}
