@@ -6,7 +6,7 @@ use crate::output::{Output, count, say};
 use crate::when;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use syncline_core::Value;
+use syncline_core::{Reason, Value};
 use syncline_replica::{Conflict, Resolution};
 
 /// Lists, shows and settles rows that wait for a decision
@@ -116,11 +116,28 @@ fn list(all: &[Conflict], out: Output) -> anyhow::Result<Exit> {
     }
     let rows = all.iter().map(|c| {
         let (mine, theirs) = sides(c);
-        [c.id[..c.id.len().min(8)].to_owned(), c.refusal.table.clone(), key_text(&c.refusal.key), c.refusal.op.clone(), c.refusal.message.clone(), mine, theirs]
+        [c.id[..c.id.len().min(8)].to_owned(), c.refusal.table.clone(), key_text(&c.refusal.key), c.refusal.op.clone(), why(c), mine, theirs]
     });
     out.table(["id", "table", "key", "change", "why", "here", "server"], rows)?;
     say("settle one with `syncline conflicts DB resolve ID --server | --mine | --merged JSON`, or correct the row in its table");
     Ok(Exit::Done)
+}
+
+/// Returns the reason in words, and what the server said of this row.
+fn why(conflict: &Conflict) -> String {
+    let reason = match conflict.refusal.reason {
+        Reason::Version => "the row has changed at the server",
+        Reason::KeyCollision => "another row has this key",
+        Reason::Unique => "a value that must be unique is taken",
+        Reason::ForeignKey => "it points at a row that is not there",
+        Reason::Check => "a check of the table does not hold",
+        Reason::NotNull => "a value is missing",
+        Reason::Type => "a value is of the wrong type",
+        Reason::Rule => "a rule of the server's",
+        Reason::Forbidden => "this device may not do that",
+        Reason::TooLarge => "the row is too large",
+    };
+    format!("{reason}: {}", conflict.refusal.message)
 }
 
 /// Returns what differs, side by side: one column a line.
@@ -164,7 +181,7 @@ fn show_one(conflict: &Conflict, out: Output) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let refusal = &conflict.refusal;
-    out.line(format!("{} of {} {}: {}", refusal.op, refusal.table, crate::output::plain(&key_text(&refusal.key)), crate::output::plain(&refusal.message)))?;
+    out.line(format!("{} of {} {}: {}", refusal.op, refusal.table, crate::output::plain(&key_text(&refusal.key)), crate::output::plain(&why(conflict))))?;
     out.line(format!("reason {}, {} since {}", refusal.reason.word(), conflict.state, when::told(conflict.since, when::now_ms())))?;
     let of = |row: &Option<BTreeMap<String, Value>>, name: &String| cell(row.as_ref().and_then(|row| row.get(name)), 200);
     let rows = names(conflict).into_iter().map(|name| [name.clone(), of(&conflict.base, name), of(&conflict.local, name), of(&conflict.remote, name)]);

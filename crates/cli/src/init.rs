@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use syncline::Database;
 use syncline_core::schema::IntegerKeys;
 use syncline_replica::config::Config;
-use syncline_replica::schema::{Introspection, SyncOptions};
+use syncline_replica::schema::{Introspection, SyncOptions, is_reserved};
 
 /// Makes the tables of a database syncable; changes no row, and is safe to repeat
 #[derive(clap::Args)]
@@ -47,7 +47,9 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     });
     let config = args.config.as_deref().map_or(Ok(Config::default()), read_config)?;
     let options = SyncOptions { tables: args.tables, except: args.except, integer_keys, config };
-    let found = Database::init(&args.db, &options)?;
+    let mut found = Database::init(&args.db, &options)?;
+    // The sidecar of an earlier init is nothing that a person has to know of.
+    found.left_out.retain(|(name, _)| !is_reserved(name));
     tell(&found);
     if out.json {
         let tables: Vec<&str> = found.schema.tables.iter().map(|t| t.name.as_str()).collect();

@@ -47,7 +47,7 @@ fn lines(status: &Status, now: i64) -> Vec<String> {
         add("parked", format!("{} refused by the server: `syncline conflicts`", count(status.parked, "row")));
     }
     if status.shelved > 0 {
-        add("shelved", format!("{} from elsewhere that a row here is in the way of: `syncline conflicts`", count(status.shelved, "row")));
+        add("shelved", format!("{} kept out of the table by another row: `syncline conflicts`", count(status.shelved, "row")));
     }
     add("last sync", status.last_synced_at.map_or("never".into(), |at| when::told(at, now)));
     if let Some(error) = &status.last_error {

@@ -22,7 +22,8 @@ pub struct Args {
     account: Option<String>,
 }
 
-/// A device, and where it is in its account's own scope.
+/// A device, and where it is in its account's own scope. It tells with each request how far it had come before, so one that has
+/// just fetched a bundle counts as behind by that one until it asks again.
 #[derive(Serialize)]
 struct Line {
     #[serde(flatten)]
@@ -53,7 +54,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     } else if lines.is_empty() {
         say("no devices yet; `syncline attach` with a token from `syncline admin token` enrols one");
     } else {
-        out.table(["account", "device", "name", "platform", "cursor", "behind", "last seen"], lines.into_iter().map(|line| row(line, now)))?;
+        out.table(["account", "device", "name", "platform", "cursor", "behind, as it last told", "last seen"], lines.into_iter().map(|line| row(line, now)))?;
     }
     Ok(Exit::Done)
 }

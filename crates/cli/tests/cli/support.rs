@@ -100,6 +100,11 @@ impl World {
         self.address = line.strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line}")).to_owned();
     }
 
+    /// Returns the server's address as a device names it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// Kills the server.
     pub fn kill(&mut self) {
         let mut server = self.server.take().unwrap();
@@ -137,7 +142,7 @@ impl World {
             device.run(&[&["init", "app.db"], init].concat()).ends(0);
         }
         let token = self.admin("token", &["--account", "ada"]).ends(0).out;
-        device.run(&["attach", "app.db", "--server", &format!("http://{}", self.address), "--token", token.trim(), "--name", name]).ends(0);
+        device.run(&["attach", "app.db", "--server", &self.url(), "--token", token.trim(), "--name", name]).ends(0);
         device
     }
 
@@ -237,4 +242,58 @@ fn names(conn: &Connection, sql: &str) -> Vec<String> {
 /// Copies Chinook, the music shop.
 pub fn chinook(to: &Path) {
     std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../replica/tests/data/chinook.sqlite"), to).unwrap();
+}
+
+/// A command that stays, read line by line.
+pub struct Stream {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Device {
+    /// Starts a command that stays.
+    pub fn stream(&self, args: &[&str]) -> Stream {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_syncline"))
+            .args(args)
+            .current_dir(&self.dir)
+            .env("SYNCLINE_HOME", self.dir.join("home"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let (tell, lines) = mpsc::channel();
+        let said = BufReader::new(err).lines().map_while(Result::ok).find(|line| line.contains("ctrl-c"));
+        assert!(said.is_some(), "{args:?} ended at once");
+        std::thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        Stream { child, lines }
+    }
+}
+
+impl Stream {
+    /// Returns the first line, as JSON, for which `wanted` holds.
+    pub fn until(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).expect("no such line came");
+            let value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("not one object a line ({e}): {line}"));
+            if wanted(&value) {
+                return value;
+            }
+        }
+    }
+
+    /// Presses ctrl-c and returns the exit code.
+    #[cfg(unix)]
+    pub fn interrupt(mut self) -> Option<i32> {
+        assert!(Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -114,3 +114,35 @@ fn the_demo_goes_as_told() {
     assert!(told["checks"].as_array().unwrap().iter().all(|c| c["holds"] == true), "{told}");
     assert!(!dir.path().join("stage").exists());
 }
+
+#[cfg(unix)]
+#[test]
+fn who_watches_syncs_and_sees_what_others_write() {
+    let world = World::new();
+    let a = world.device("a", &[], |file| open(file).execute_batch("CREATE TABLE note(id TEXT PRIMARY KEY, text)").unwrap());
+    a.sync(0);
+    let b = world.device("b", &[], |_| {});
+    b.sync(0);
+    let syncing = b.stream(&["sync", "app.db", "--watch", "--json"]);
+    let watching = b.stream(&["watch", "app.db", "--json"]);
+    a.sql("INSERT INTO note VALUES('n', 'news')");
+    a.sync(0);
+    syncing.until(|report| report["rows_down"] == 1);
+    let change = watching.until(|change| change["tables"][0] == "note");
+    assert_eq!(change["keys"][0]["key"]["id"], "n");
+    b.sql("UPDATE note SET text = 'an answer'");
+    syncing.until(|report| report["rows_up"] == 1);
+    assert_eq!((syncing.interrupt(), watching.interrupt()), (Some(0), Some(0)));
+    a.sync(0);
+    assert_eq!(a.one("SELECT text FROM note"), "an answer");
+}
+
+#[test]
+fn a_token_that_is_not_one_is_refused_and_leaves_no_key_behind() {
+    let world = World::new();
+    let a = world.device("a", &[], |_| {});
+    let keys = || std::fs::read_dir(a.file().with_file_name("home").join("devices")).unwrap().count();
+    let before = keys();
+    let refused = a.run(&["attach", "other.db", "--server", &world.url(), "--token", "syt_wrong"]).ends(5);
+    assert!(refused.err.contains("syncline admin token") && keys() == before, "{refused:?}");
+}
