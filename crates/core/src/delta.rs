@@ -143,18 +143,26 @@ pub struct Delta {
 impl Rows {
     /// Decodes one row: its state with values, and the columns present.
     pub fn open(&self, row: &DeltaRow) -> Result<Decoded, DecodeError> {
+        self.open_with(row, row.values.clone())
+    }
+    /// Decodes row `i` and takes its values out, without copying them.
+    pub fn take(&mut self, i: usize) -> Result<Decoded, DecodeError> {
+        let values = std::mem::take(&mut self.rows[i].values);
+        self.open_with(&self.rows[i], values)
+    }
+    fn open_with(&self, row: &DeltaRow, values: Vec<Value>) -> Result<Decoded, DecodeError> {
         let table = self.tables.get(row.table as usize).ok_or(DecodeError::Malformed("table number"))?;
         let mut decoded = state_codec::decode(&row.state, |n| self.writers.get(n as usize).copied())?;
         let (state, present) = (&mut decoded.state, &decoded.present);
         if state.cells.len() > table.columns.len() {
             return Err(DecodeError::Malformed("column number"));
         }
-        if present.columns().count() != row.values.len() {
+        if present.columns().count() != values.len() {
             return Err(DecodeError::Malformed("values do not match columns"));
         }
-        for (c, value) in present.columns().zip(&row.values) {
+        for (c, value) in present.columns().zip(values) {
             if let Some(cell) = &mut state.cells[c] {
-                cell.value = value.clone();
+                cell.value = value;
             }
         }
         Ok(decoded)
@@ -172,7 +180,7 @@ pub struct RowsBuilder {
 
 impl RowsBuilder {
     /// Adds a row of the sender's table `table_id`, of which the columns in `mask` are carried.
-    pub fn add(&mut self, table_id: u64, table: impl FnOnce() -> TableRef, key: Key, seq: Seq, created: Seq, state: &RowState, mask: &ColSet) {
+    pub fn add(&mut self, table_id: u64, table: impl FnOnce() -> TableRef, key: Key, seq: Seq, created: Seq, mut state: RowState, mask: &ColSet) {
         let (rows, writers) = (&mut self.rows, &mut self.writers);
         let size = &mut self.size;
         let table = *self.tables.entry(table_id).or_insert_with(|| {
@@ -181,14 +189,14 @@ impl RowsBuilder {
             rows.tables.push(table);
             rows.tables.len() as u32 - 1
         });
-        let encoded = state_codec::encode::<std::convert::Infallible>(state, mask, |w| {
+        let encoded = state_codec::encode::<std::convert::Infallible>(&state, mask, |w| {
             Ok(*writers.entry(w).or_insert_with(|| {
                 rows.writers.push(w);
                 rows.writers.len() as u64 - 1
             }))
         });
         let Ok(encoded) = encoded;
-        let values: Vec<Value> = mask.columns().filter_map(|c| state.cell(c)).map(|cell| cell.value.clone()).collect();
+        let values: Vec<Value> = mask.columns().filter_map(|c| Some(std::mem::take(&mut state.cells.get_mut(c)?.as_mut()?.value))).collect();
         self.size += 12 + key.0.len() + encoded.len() + values.iter().map(Value::size).sum::<usize>();
         rows.rows.push(DeltaRow { table, key, seq, created, state: encoded, values });
     }

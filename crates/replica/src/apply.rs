@@ -78,9 +78,11 @@ impl Translation {
         Ok(Translation { tables })
     }
     /// Opens one row of the page.
-    pub fn open(&self, rows: &Rows, i: usize) -> Result<(Arc<Table>, Incoming)> {
-        let row = &rows.rows[i];
-        let Decoded { state, present, partial } = rows.open(row).doing("reading a row of a delta")?;
+    ///
+    /// Takes the values out of the page.
+    pub fn open(&self, rows: &mut Rows, i: usize) -> Result<(Arc<Table>, Incoming)> {
+        let Decoded { state, present, partial } = rows.take(i).doing("reading a row of a delta")?;
+        let row = &mut rows.rows[i];
         let (table, map) = &self.tables[row.table as usize];
         let (state, mut mask) = match map {
             None => (state, present),
@@ -95,16 +97,16 @@ impl Translation {
             }
         };
         mask.insert_liveness();
-        Ok((table.clone(), Incoming { key: row.key.clone(), state, mask, partial, seq: row.seq, created: row.created }))
+        Ok((table.clone(), Incoming { key: std::mem::take(&mut row.key), state, mask, partial, seq: row.seq, created: row.created }))
     }
 }
 
 impl Tx<'_> {
     /// Applies a page's rows to a device, as they come from the authority. The caller has absorbed, and set "applying".
-    pub fn apply_rows(&mut self, scope: &Scope, rows: &Rows, out: &mut Applied) -> Result<()> {
-        let translation = Translation::new(self, rows)?;
+    pub fn apply_rows(&mut self, scope: &Scope, mut rows: Rows, out: &mut Applied) -> Result<()> {
+        let translation = Translation::new(self, &rows)?;
         for i in 0..rows.rows.len() {
-            let (table, incoming) = translation.open(rows, i)?;
+            let (table, incoming) = translation.open(&mut rows, i)?;
             self.apply_row(scope, &table, incoming, out)?;
         }
         Ok(())
@@ -120,6 +122,9 @@ impl Tx<'_> {
         if let Some(seen) = &mut out.seen {
             seen.insert((t.n, x.key.clone()));
         }
+        if row.is_new() {
+            return self.apply_new(scope, t, row, x, out);
+        }
         let before = row.state.clone();
         let mut changed = row.state.merge(&x.state, &x.mask);
         row.version = row.version.max(x.seq);
@@ -127,14 +132,24 @@ impl Tx<'_> {
             row.created = x.created;
         }
         changed.union(&settle_pending(&mut row, &x, t));
-        if row.is_new() && row.state.gravestone && row.pend.is_none() {
-            return Ok(()); // a key that was never here, and is gone
-        }
         let parked = !changed.is_empty() && self.unpark(scope, t, &x.key)?;
         if !changed.is_empty() || parked {
             self.touch(scope, &mut row)?;
         }
         self.place(scope, t, &mut row, &before, out)?;
+        self.save(scope, t, &mut row)
+    }
+
+    /// A row of which nothing was here: its state is the authority's, nothing of it can be pending.
+    fn apply_new(&mut self, scope: &Scope, t: &Arc<Table>, mut row: RowRecord, x: Incoming, out: &mut Applied) -> Result<()> {
+        if x.state.gravestone && x.state.is_dead() {
+            return Ok(()); // a key that was never here, and is gone
+        }
+        row.state = x.state;
+        row.version = x.seq;
+        row.created = x.created;
+        self.touch(scope, &mut row)?;
+        self.place(scope, t, &mut row, &RowState::default(), out)?;
         self.save(scope, t, &mut row)
     }
 

@@ -73,8 +73,7 @@ pub(crate) fn triggers(t: &Table, generation: i64) -> Vec<(String, String)> {
         let from = format!(" FROM {name} AS t WHERE {clash} AND NOT ({})", same_key("t", "NEW"));
         let body = || vec![log(&op::CHECK.to_string(), "t", "0", &from), image("t", &from)];
         add(&format!("displaced_{i}"), "BEFORE INSERT", "", body());
-        let columns: Vec<String> = parts.0.iter().filter_map(|p| p.column.as_deref()).map(quote).collect();
-        add(&format!("displaced_by_{i}"), &format!("BEFORE UPDATE OF {}", columns.join(", ")), "", body());
+        add(&format!("displaced_by_{i}"), &updates_of(t, parts), "", body());
     }
     out
 }
@@ -115,6 +114,17 @@ fn displacing(t: &Table) -> Vec<Displacing> {
     out.extend(t.def.uniques.iter().map(|u| Displacing(u.clone(), None)));
     out.extend(t.def.indexes.iter().filter(|i| i.unique).map(|i| Displacing(i.parts.clone(), i.filter.clone())));
     out
+}
+
+/// Which UPDATEs may bring a row into an index: those of its columns. A row also enters a partial index by the columns of its
+/// WHERE, and a generated column changes with those that it is made of, although no UPDATE names it: then every UPDATE may.
+fn updates_of(t: &Table, index: &Displacing) -> String {
+    let columns: Vec<&str> = index.0.iter().filter_map(|p| p.column.as_deref()).collect();
+    let generated = columns.iter().any(|c| t.def.column(c).is_some_and(|d| d.generated.is_some()));
+    if generated || index.1.is_some() {
+        return "BEFORE UPDATE".into();
+    }
+    format!("BEFORE UPDATE OF {}", columns.iter().map(|c| quote(c)).collect::<Vec<_>>().join(", "))
 }
 
 /// The condition that a row `t` of the table clashes with NEW; `None` for indexes on expressions (absorb scans those tables).

@@ -3,9 +3,11 @@
 CREATE INDEX _syncline_row_pending ON _syncline_row(scope, seq) WHERE pend IS NOT NULL;
 
 -- Attempts to push a bundle; seq is set once the authority has acknowledged it, passed once the cursor has gone by.
+-- A bundle that held every row offered between two numbers of our sequence names those (first, last), else its rows.
 CREATE TABLE _syncline_attempt(
   scope INTEGER NOT NULL, source BLOB NOT NULL, id INTEGER NOT NULL, attempt INTEGER NOT NULL,
-  nonce INTEGER NOT NULL, frozen_at INTEGER NOT NULL, rows BLOB NOT NULL, seq INTEGER, passed INTEGER NOT NULL DEFAULT 0,
+  nonce INTEGER NOT NULL, frozen_at INTEGER NOT NULL, first INTEGER, last INTEGER, rows BLOB NOT NULL,
+  seq INTEGER, passed INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY(scope, source, id, attempt)) WITHOUT ROWID;
 
 -- Points of the authority's past that this device has seen, thinned out with age.

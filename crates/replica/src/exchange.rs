@@ -337,9 +337,9 @@ impl Tx<'_> {
                 .query_row("SELECT page FROM _syncline_stage WHERE scope = ?1 AND n = ?2", params![scope.n, n], |r| r.get(0))
                 .doing("reading a staged page")?;
             let own = Limits { wire_bytes: usize::MAX, body_bytes: usize::MAX, ratio: usize::MAX, ..*limits };
-            self.apply_rows(scope, &frame::decode(&page, &own).doing("reading a staged page")?, &mut applied)?;
+            self.apply_rows(scope, frame::decode(&page, &own).doing("reading a staged page")?, &mut applied)?;
         }
-        self.apply_rows(scope, &delta.rows, &mut applied)?;
+        self.apply_rows(scope, delta.rows.clone(), &mut applied)?;
         if applied.seen.is_some() {
             self.remove_unseen(scope, delta.to, &mut applied)?;
         }

@@ -58,15 +58,22 @@ impl Tx<'_> {
         let mut members: HashSet<Member> = HashSet::new();
         let mut bytes = 0;
         let mut more = false;
-        for (table, key, seq) in self.pending_in_order(scope, limits.bundle_rows + acknowledged.len() + 1)? {
-            if acknowledged.get(&(table, key.clone())).is_some_and(|frozen_at| seq <= *frozen_at) {
+        // Where tables differ in priority, a bundle may pass over rows of a lower one: no range then says which rows went.
+        let one_class = self.classes()?.len() < 2;
+        let (mut first, mut last) = (Seq(u64::MAX), if one_class { Seq(0) } else { Seq(u64::MAX) });
+        for (table, key, seq) in self.pending_in_order(scope, limits.bundle_rows + acknowledged.len + 1)? {
+            if acknowledged.covers(table, &key, seq) {
                 continue;
             }
             if chosen.len() >= limits.bundle_rows || bytes >= limits.bundle_bytes {
                 more = true;
                 break;
             }
+            let before = chosen.len();
             bytes += self.choose(scope, table, &key, &mut members, &mut chosen, 0)?;
+            // A range says which rows went only while they go one by one and in order.
+            let in_order = chosen.len() == before + 1 && seq > last && last < Seq(u64::MAX);
+            (first, last) = if in_order { (first.min(seq), seq) } else { (first, Seq(u64::MAX)) };
         }
         if chosen.is_empty() {
             return Ok(None);
@@ -80,18 +87,26 @@ impl Tx<'_> {
         let nonce = Nonce(self.env.nonce());
         let mut rows = RowsBuilder::default();
         let mut names = Vec::new();
-        for (t, row) in &chosen {
-            let pend = row.pend.clone().unwrap_or_default();
+        for (t, row) in chosen {
+            let pend = row.pend.unwrap_or_default();
             // Columns are left out only if the authority provably holds the row: it has a version of it, on our history.
             let mask = if row.version.0 > 0 { pend } else { t.all_columns() };
-            rows.add(t.n as u64, || t.table_ref(), row.key.clone(), row.version, Seq(0), &row.state, &mask);
-            put(&mut names, t.n as u64);
-            put_bytes(&mut names, &row.key.0);
+            if last == Seq(u64::MAX) {
+                put(&mut names, t.n as u64);
+                put_bytes(&mut names, &row.key.0);
+            }
+            rows.add(t.n as u64, || t.table_ref(), row.key, row.version, Seq(0), row.state, &mask);
         }
         let head = self.head(scope.n)?;
+        let range = (last < Seq(u64::MAX)).then_some((first.0 as i64, last.0 as i64));
         self.conn
-            .prepare_cached("INSERT INTO _syncline_attempt(scope, source, id, attempt, nonce, frozen_at, rows) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")
-            .and_then(|mut q| q.execute(params![scope.n, &source.0[..], id.0 as i64, attempt as i64, nonce.0 as i64, head.0 as i64, names]))
+            .prepare_cached(
+                "INSERT INTO _syncline_attempt(scope, source, id, attempt, nonce, frozen_at, first, last, rows) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )
+            .and_then(|mut q| {
+                let (first, last) = (range.map(|r| r.0), range.map(|r| r.1));
+                q.execute(params![scope.n, &source.0[..], id.0 as i64, attempt as i64, nonce.0 as i64, head.0 as i64, first, last, names])
+            })
             .doing("noting an attempt")?;
         Ok(Some(Frozen { push: Push { id, nonce, attempt, rows: rows.finish() }, source, more }))
     }
@@ -136,10 +151,7 @@ impl Tx<'_> {
     fn pending_in_order(&mut self, scope: &Scope, most: usize) -> Result<Vec<(i64, Key, Seq)>> {
         let parked: HashSet<Member> =
             if self.is_anything_waiting()? { self.members("SELECT tbl, key FROM _syncline_parked WHERE scope = ?1", scope)? } else { HashSet::new() };
-        let tables = self.registry()?.all();
-        let mut classes: Vec<Priority> = tables.iter().map(|t| t.def.options.priority).collect();
-        classes.sort();
-        classes.dedup();
+        let (tables, classes) = (self.registry()?.all(), self.classes()?);
         let mut rows: Vec<(i64, Key, Seq)> = Vec::new();
         for class in &classes {
             // Table numbers are our own: they need no binding.
@@ -160,31 +172,53 @@ impl Tx<'_> {
         Ok(rows)
     }
 
+    /// Lists the priorities that occur, highest first.
+    fn classes(&mut self) -> Result<Vec<Priority>> {
+        let mut classes: Vec<Priority> = self.registry()?.all().iter().map(|t| t.def.options.priority).collect();
+        classes.sort();
+        classes.dedup();
+        Ok(classes)
+    }
+
     fn members(&self, sql: &str, scope: &Scope) -> Result<HashSet<Member>> {
         let mut q = self.conn.prepare_cached(sql).doing("reading rows")?;
         q.query_map([scope.n], |r| Ok((r.get(0)?, Key(r.get(1)?)))).and_then(Iterator::collect).doing("reading rows")
     }
 
     /// Rows in bundles that are acknowledged and not yet passed: not sent twice unless they changed since.
-    fn acknowledged(&self, scope: &Scope) -> Result<HashMap<Member, Seq>> {
-        let mut out = HashMap::new();
-        for (_, frozen_at, rows, _) in self.acknowledged_attempts(scope, i64::MAX)? {
-            for member in decode_members(&rows)? {
-                out.insert(member, frozen_at);
+    fn acknowledged(&self, scope: &Scope) -> Result<Acknowledged> {
+        let mut out = Acknowledged::default();
+        for attempt in self.acknowledged_attempts(scope, i64::MAX)? {
+            match attempt.range {
+                Some((first, last)) => {
+                    out.len += (last.0 - first.0 + 1) as usize;
+                    out.ranges.push((first, last));
+                }
+                None => {
+                    for member in decode_members(&attempt.rows)? {
+                        out.len += 1;
+                        out.rows.insert(member, attempt.frozen_at);
+                    }
+                }
             }
         }
         Ok(out)
     }
 
-    #[allow(clippy::type_complexity)]
-    fn acknowledged_attempts(&self, scope: &Scope, up_to: i64) -> Result<Vec<(i64, Seq, Vec<u8>, Seq)>> {
+    fn acknowledged_attempts(&self, scope: &Scope, up_to: i64) -> Result<Vec<Attempt>> {
         let mut q = self
             .conn
-            .prepare_cached("SELECT id, frozen_at, rows, seq FROM _syncline_attempt WHERE scope = ?1 AND passed = 0 AND seq IS NOT NULL AND seq <= ?2 ORDER BY seq")
+            .prepare_cached(
+                "SELECT id, frozen_at, first, last, rows, seq FROM _syncline_attempt WHERE scope = ?1 AND passed = 0 AND seq IS NOT NULL AND seq <= ?2 ORDER BY seq",
+            )
             .doing("reading acknowledged bundles")?;
-        q.query_map(params![scope.n, up_to], |r| Ok((r.get(0)?, Seq(r.get::<_, i64>(1)? as u64), r.get(2)?, Seq(r.get::<_, i64>(3)? as u64))))
-            .and_then(Iterator::collect)
-            .doing("reading acknowledged bundles")
+        let number = |n: i64| Seq(n as u64);
+        q.query_map(params![scope.n, up_to], |r| {
+            let (first, last): (Option<i64>, Option<i64>) = (r.get(2)?, r.get(3)?);
+            Ok(Attempt { id: r.get(0)?, frozen_at: number(r.get(1)?), range: first.zip(last).map(|(a, b)| (number(a), number(b))), rows: r.get(4)?, seq: number(r.get(5)?) })
+        })
+        .and_then(Iterator::collect)
+        .doing("reading acknowledged bundles")
     }
 
     /// Lists what requests name: bundles acknowledged beyond the cursor, and the last one.
@@ -243,13 +277,18 @@ impl Tx<'_> {
 
     /// Confirms bundles that the cursor passes as it goes to `to`: rows that were not numbered since are no longer pending.
     pub fn pass_confirmations(&mut self, scope: &Scope, to: Seq) -> Result<()> {
-        for (id, frozen_at, rows, seq) in self.acknowledged_attempts(scope, to.0 as i64)? {
-            for (table, key) in decode_members(&rows)? {
-                let t = self.registry()?.get(table)?;
-                self.confirm_row(scope, &t, &key, frozen_at, seq)?;
+        for attempt in self.acknowledged_attempts(scope, to.0 as i64)? {
+            match attempt.range {
+                Some((first, last)) => self.confirm_range(scope, first, last, attempt.seq)?,
+                None => {
+                    for (table, key) in decode_members(&attempt.rows)? {
+                        let t = self.registry()?.get(table)?;
+                        self.confirm_row(scope, &t, &key, attempt.frozen_at, attempt.seq)?;
+                    }
+                }
             }
             self.conn
-                .execute("UPDATE _syncline_attempt SET passed = 1, rows = x'' WHERE scope = ?1 AND id = ?2 AND seq = ?3", params![scope.n, id, seq.0 as i64])
+                .execute("UPDATE _syncline_attempt SET passed = 1, rows = x'' WHERE scope = ?1 AND id = ?2 AND seq = ?3", params![scope.n, attempt.id, attempt.seq.0 as i64])
                 .doing("passing a confirmation")?;
         }
         // The last one is kept: requests name it, so that an authority that has lost it is found out.
@@ -260,6 +299,25 @@ impl Tx<'_> {
                 [scope.n],
             )
             .doing("passing a confirmation")?;
+        Ok(())
+    }
+
+    /// Confirms the rows that still bear a number between two of our sequence: they are exactly what was sent. A row that was
+    /// numbered since is beyond it, and keeps what is pending and its version until its next bundle is confirmed.
+    fn confirm_range(&mut self, scope: &Scope, first: Seq, last: Seq, seq: Seq) -> Result<()> {
+        let last = if planted::on("confirms_later_edits") { i64::MAX } else { last.0 as i64 };
+        let parked = match self.is_anything_waiting()? {
+            true => " AND NOT EXISTS (SELECT 1 FROM _syncline_parked p WHERE p.scope = r.scope AND p.tbl = r.tbl AND p.key = r.key)",
+            false => "",
+        };
+        let sql = format!(
+            "UPDATE _syncline_row AS r INDEXED BY _syncline_row_pending SET version = max(version, ?4), pend = NULL, created = CASE created WHEN 0 THEN ?4 ELSE created END
+             WHERE scope = ?1 AND pend IS NOT NULL AND seq BETWEEN ?2 AND ?3{parked}"
+        );
+        self.conn
+            .prepare_cached(&sql)
+            .and_then(|mut q| q.execute(params![scope.n, first.0 as i64, last, seq.0 as i64]))
+            .doing("confirming rows")?;
         Ok(())
     }
 
@@ -330,6 +388,31 @@ impl Tx<'_> {
             .and_then(|mut q| q.query_row([scope.n], |r| Ok((r.get(0)?, Key(r.get(1)?), Seq(r.get::<_, i64>(2)? as u64)))).optional())
             .doing("finding the oldest pending row")?;
         Ok((pending as u64, parked as u64, if oldest.is_some() { self.meta("pending_since")? } else { None }))
+    }
+}
+
+/// An acknowledged attempt.
+struct Attempt {
+    id: i64,
+    frozen_at: Seq,
+    range: Option<(Seq, Seq)>,
+    rows: Vec<u8>,
+    seq: Seq,
+}
+
+/// What acknowledged bundles hold.
+#[derive(Default)]
+struct Acknowledged {
+    ranges: Vec<(Seq, Seq)>,
+    rows: HashMap<Member, Seq>,
+    len: usize,
+}
+
+impl Acknowledged {
+    /// Whether a row, as it is numbered now, is in one of them.
+    fn covers(&self, table: i64, key: &Key, seq: Seq) -> bool {
+        self.ranges.iter().any(|(first, last)| (first..=last).contains(&&seq))
+            || (!self.rows.is_empty() && self.rows.get(&(table, key.clone())).is_some_and(|frozen_at| seq <= *frozen_at))
     }
 }
 

@@ -74,7 +74,7 @@ impl Tx<'_> {
             // Columns count from the cursor at which the delta began, on every page.
             let base = if planted::on("columns_from_page") { what.after.map_or(what.from, |p| p.seq) } else { what.from };
             let mask = row.col_seqs.since(base, row.state.cells.len());
-            builder.add(table as u64, || t.table_ref(), key, seq, row.created, &row.state, &mask);
+            builder.add(table as u64, || t.table_ref(), key, seq, row.created, row.state, &mask);
         }
         Ok(Page { rows: builder.finish(), next })
     }

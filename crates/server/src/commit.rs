@@ -460,6 +460,18 @@ fn write_one_by_one(
 fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mut Written) -> Result<(), Error> {
     let (t, x) = (&*pushed.table, &pushed.incoming);
     let mut row = tx.load_complete(scope, t, &x.key)?;
+    if row.is_new() && x.state.ground.is_empty() {
+        // Nothing to merge with: the state is what was sent.
+        row.state = x.state.clone();
+        if !row.state.is_dead() {
+            t.insert(tx, scope, &x.key, &row.state)?;
+            row.kind = Kind::Shown;
+        }
+        number(&mut row, t, &t.all_columns(), seq, true);
+        tx.save(scope, t, &mut row)?;
+        written.hash = written.hash.wrapping_add(row.hash);
+        return Ok(());
+    }
     let before = row.state.clone();
     let (was_dead, was_shown) = (row.state.is_dead(), row.is_shown());
     let was_gravestone = row.kind == Kind::Gravestone;

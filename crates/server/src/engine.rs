@@ -187,11 +187,11 @@ impl Engine {
                 .optional()?;
             let to = to.map_or(head, |n| Seq(n as u64));
             let reading = Reading { from, after: None, bytes: usize::MAX, skip_gravestones_to: Seq(0), own: None, to };
-            let rows = tx.read_page(&scope, &reading)?.rows;
+            let mut rows = tx.read_page(&scope, &reading)?.rows;
             let translation = Translation::new(tx, &rows)?;
             let mut changes = Vec::with_capacity(rows.rows.len());
             for i in 0..rows.rows.len() {
-                let (table, row) = translation.open(&rows, i)?;
+                let (table, row) = translation.open(&mut rows, i)?;
                 let deleted = row.state.is_dead();
                 changes.push(serde_json::json!({
                     "table": table.def.name,
