@@ -200,22 +200,20 @@ impl Tx<'_> {
             .doing("reading writers")?;
         let n = match known {
             Some(n) => n,
-            None => {
-                self.conn
-                    .prepare_cached("INSERT INTO _syncline_writer(writer) VALUES(?1)")
-                    .and_then(|mut q| q.insert([&writer.0[..]]))
-                    .doing("noting a writer")?
-            }
+            None => self
+                .conn
+                .prepare_cached("INSERT INTO _syncline_writer(writer) VALUES(?1)")
+                .and_then(|mut q| q.insert([&writer.0[..]]))
+                .doing("noting a writer")?,
         };
         self.cache.numbers.insert(writer, n);
         self.cache.writers.insert(n, writer);
         Ok(n)
     }
-    /// Reads all writers that are not known yet in this cache.
+    /// Reads all writers. What the cache has says nothing of lower numbers: they may be another opening's.
     pub(crate) fn load_writers(&mut self) -> Result<()> {
-        let most = self.cache.writers.keys().max().copied().unwrap_or(0);
-        let mut q = self.conn.prepare_cached("SELECT n, writer FROM _syncline_writer WHERE n > ?1").doing("reading writers")?;
-        let rows = q.query_map([most], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, [u8; 16]>(1)?))).doing("reading writers")?;
+        let mut q = self.conn.prepare_cached("SELECT n, writer FROM _syncline_writer").doing("reading writers")?;
+        let rows = q.query_map([], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, [u8; 16]>(1)?))).doing("reading writers")?;
         for row in rows {
             let (n, writer) = row.doing("reading writers")?;
             self.cache.writers.insert(n, WriterId(writer));
