@@ -103,7 +103,9 @@ impl Database {
             && inner.read(|conn| anchor::judge(&identity, conn, &inner.path))? != Standing::Copy
         {
             let account = account.unwrap_or_default();
-            return Err(Error::Refused(format!("this database is attached to account `{account}` already; `syncline sync` syncs it, `syncline detach` ends that")));
+            return Err(Error::Refused(format!(
+                "this database is attached to account `{account}` already; `syncline sync` syncs it, `syncline detach` ends that"
+            )));
         }
         Ok(account)
     }
@@ -146,7 +148,10 @@ fn number_from_block(tx: &mut Tx, block: u64) -> syncline_replica::Result<()> {
             continue;
         }
         let name = &table.name;
-        let known = tx.conn.execute("UPDATE sqlite_sequence SET seq = max(seq, ?2) WHERE name = ?1", rusqlite::params![name, from]).doing("numbering from the device's block")?;
+        let known = tx
+            .conn
+            .execute("UPDATE sqlite_sequence SET seq = max(seq, ?2) WHERE name = ?1", rusqlite::params![name, from])
+            .doing("numbering from the device's block")?;
         if known == 0 {
             // SQLite makes the line with the first insert; until then the table is empty, or was filled by other means.
             let sql = format!("INSERT INTO sqlite_sequence(name, seq) SELECT ?1, max(?2, coalesce(max(rowid), 0)) FROM {}", quote(name));

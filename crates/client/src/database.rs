@@ -42,13 +42,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            home: None,
-            link: LinkOptions::default(),
-            app_version: String::new(),
-            poll: Duration::from_millis(50),
-            lock_wait: Duration::from_secs(2),
-        }
+        Options { home: None, link: LinkOptions::default(), app_version: String::new(), poll: Duration::from_millis(50), lock_wait: Duration::from_secs(2) }
     }
 }
 
@@ -162,7 +156,10 @@ impl Database {
         if done.is_err() && fresh {
             replica.transact(&mut env, |tx| tx.remove_sidecar())?;
         }
-        Ok(done?)
+        let mut found = done?;
+        // The sidecar is no table of the app's that was left out.
+        found.left_out.retain(|(name, _)| !syncline_replica::schema::is_reserved(name));
+        Ok(found)
     }
 
     /// Opens a database that `init` or `attach` prepared.
@@ -231,7 +228,7 @@ impl Database {
             told.log = 0;
         }
         let value = work(&tx).map_err(Error::app)?;
-        let mine = told.catalog.read_log(&tx, before)?;
+        let mine = if self.inner.hub.has_observers() { told.catalog.read_log(&tx, before)? } else { told.catalog.read_log_tables(&tx, before)? };
         // What others captured and nobody was told of yet.
         let theirs = if before > told.log { Some(told.catalog.read_log_between(&tx, told.log, before)?) } else { None };
         tx.commit().doing("committing the app's transaction")?;
@@ -323,7 +320,11 @@ impl Inner {
     }
 
     /// Lends the engine's replica out. `applied` is what the work reports as changed from elsewhere.
-    pub fn with_replica<T>(&self, applied: &[(i64, syncline_core::Key)], work: impl FnOnce(&mut Replica, &mut Env) -> syncline_replica::Result<T>) -> Result<T, Error> {
+    pub fn with_replica<T>(
+        &self,
+        applied: &[(i64, syncline_core::Key)],
+        work: impl FnOnce(&mut Replica, &mut Env) -> syncline_replica::Result<T>,
+    ) -> Result<T, Error> {
         let mut guard = lock(&self.engine);
         let engine = guard.as_mut().ok_or(Error::NotAttached)?;
         // Another process or thread may have changed tables or attached the file: what the replica remembers is void then.
@@ -333,9 +334,10 @@ impl Inner {
         }
         let mut told = lock(&self.told);
         let mut env = env()?;
-        let done = work(&mut engine.replica, &mut env);
-        self.sweep(engine.replica.conn(), &mut told, applied)?;
-        Ok(done?)
+        let version = self.tell_captured(engine.replica.conn(), &mut told)?;
+        let done = work(&mut engine.replica, &mut env)?;
+        self.sweep(engine.replica.conn(), &mut told, applied, version)?;
+        Ok(done)
     }
 
     /// Runs the engine's last transaction, after which there is nothing left to tell from.

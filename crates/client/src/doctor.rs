@@ -84,7 +84,12 @@ fn check(tx: &mut Tx, fix: bool, report: &mut DoctorReport) -> syncline_replica:
         report.find("applying_left", None, "capture was switched off and not on again; writes since then are found by comparing the tables", fix);
     }
     for table in tx.absorb()?.repaired {
-        report.find("capture_repaired", Some(&table), format!("triggers of table `{table}` were missing or stale; they are installed anew and its rows compared"), true);
+        report.find(
+            "capture_repaired",
+            Some(&table),
+            format!("triggers of table `{table}` were missing or stale; they are installed anew and its rows compared"),
+            true,
+        );
     }
     stage(tx, &scope, fix, report)?;
     let tables: Vec<Arc<Table>> = tx.registry()?.all().into_iter().filter(|t| t.present).collect();
@@ -133,10 +138,20 @@ fn rows(tx: &mut Tx, scope: &Scope, t: &Arc<Table>, fix: bool, report: &mut Doct
     let named = |keys: &[Key]| keys.iter().take(NAMED_MAX).map(|k| serde_json::to_string(&t.key_object(k)).unwrap_or_default()).collect::<Vec<_>>().join(", ");
     let advice = if fix { "noted as written here" } else { "run `syncline doctor --fix` to have them noted as written here" };
     if !missing.is_empty() {
-        report.find("row_missing", Some(name), format!("{} rows of `{name}` are gone without having been captured ({}); {advice}", missing.len(), named(&missing)), fix);
+        report.find(
+            "row_missing",
+            Some(name),
+            format!("{} rows of `{name}` are gone without having been captured ({}); {advice}", missing.len(), named(&missing)),
+            fix,
+        );
     }
     if !differ.is_empty() {
-        report.find("row_differs", Some(name), format!("{} rows of `{name}` are not as the sidecar has them ({}); {advice}", differ.len(), named(&differ)), fix);
+        report.find(
+            "row_differs",
+            Some(name),
+            format!("{} rows of `{name}` are not as the sidecar has them ({}); {advice}", differ.len(), named(&differ)),
+            fix,
+        );
     }
     if in_table > found {
         report.find("row_unknown", Some(name), format!("{} rows of `{name}` are unknown to the sidecar; {advice}", in_table - found), fix);

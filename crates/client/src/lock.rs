@@ -30,13 +30,11 @@ impl Drop for Held<'_> {
 /// Opens a database's lock file.
 pub(crate) fn open(database: &Path) -> Result<File, Error> {
     let path = lock_path(database);
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .read(true)
-        .open(&path)
-        .map_err(|cause| Error::Io { doing: "opening the lock file", path, cause })
+    OpenOptions::new().create(true).truncate(false).write(true).read(true).open(&path).map_err(|cause| Error::Io {
+        doing: "opening the lock file",
+        path,
+        cause,
+    })
 }
 
 /// Waits at most `wait` for the lock; `Busy` if another holds it all the time.

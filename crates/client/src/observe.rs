@@ -190,9 +190,7 @@ fn run(conn: &Connection, sql: &str, params: &[Value]) -> Result<Rows, Error> {
     let columns: Vec<String> = q.column_names().into_iter().map(str::to_owned).collect();
     let binds: Vec<bind::Bind> = params.iter().map(bind::Bind).collect();
     let count = columns.len();
-    let rows = q
-        .query_map(params_from_iter(binds.iter().map(|b| b as &dyn ToSql)), |r| bind::values(r, 0, count))
-        .and_then(Iterator::collect)
-        .map_err(Error::app)?;
+    let rows =
+        q.query_map(params_from_iter(binds.iter().map(|b| b as &dyn ToSql)), |r| bind::values(r, 0, count)).and_then(Iterator::collect).map_err(Error::app)?;
     Ok(Rows { columns, rows })
 }

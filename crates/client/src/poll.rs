@@ -61,21 +61,48 @@ impl Inner {
         self.hub.publish(&Change { tables, keys, origin });
     }
 
-    /// Tells what an engine's transaction absorbed that nobody was told of, and what it `applied`.
-    pub fn sweep(&self, conn: &Connection, told: &mut Told, applied: &[(i64, Key)]) -> Result<(), Error> {
+    /// Tells what others captured since, before the engine empties the log. Returns what `sweep` needs: the data version that was
+    /// looked at, or `None` if nobody listens.
+    pub fn tell_captured(&self, conn: &Connection, told: &mut Told) -> Result<Option<i64>, Error> {
+        if !self.hub.has_observers() {
+            return Ok(None);
+        }
+        let version = data_version(conn)?;
+        told.catalog.refresh(conn)?;
+        if catalog::head(conn)? > told.head {
+            // Somebody else absorbed what is remembered: the same rows may have been written again since.
+            told.recent.clear();
+            told.recent_is_all = false;
+        }
+        if catalog::log_end(conn)? < told.log {
+            told.log = 0;
+        }
+        let logged = told.catalog.read_log(conn, told.log)?;
+        told.log = logged.last;
+        self.tell(told, &logged, Origin::OtherProcess);
+        Ok(Some(version))
+    }
+
+    /// Tells what an engine's transaction absorbed that nobody was told of; `applied` is told elsewhere.
+    pub fn sweep(&self, conn: &Connection, told: &mut Told, applied: &[(i64, Key)], version: Option<i64>) -> Result<(), Error> {
         let head = catalog::head(conn)?;
-        if self.hub.has_observers() && head > told.head && !told.recent_is_all {
-            told.catalog.refresh(conn)?;
+        if let Some(version) = version.filter(|_| head > told.head) {
+            // Another commit slipped in between: what was told may have been written again, so it is told again.
+            let slipped = data_version(conn)? != version;
             let mut others = Touched::default();
-            let mut q = conn
-                .prepare_cached("SELECT tbl, key FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = 1 AND pend IS NOT NULL AND seq > ?1 LIMIT ?2")
-                .doing("reading what was absorbed")?;
-            let rows = q.query_map(params![told.head, KEYS_MAX as i64 + 1], |r| Ok((r.get(0)?, Key(r.get(1)?)))).doing("reading what was absorbed")?;
-            let applied: HashSet<&(i64, Key)> = applied.iter().collect();
-            for row in rows {
-                let row: (i64, Key) = row.doing("reading what was absorbed")?;
-                if !told.recent.contains(&row) && !applied.contains(&row) {
-                    others.add(row.0, row.1);
+            if slipped || !told.recent_is_all {
+                let mut q = conn
+                    .prepare_cached(
+                        "SELECT tbl, key FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = 1 AND pend IS NOT NULL AND seq > ?1 LIMIT ?2",
+                    )
+                    .doing("reading what was absorbed")?;
+                let rows = q.query_map(params![told.head, KEYS_MAX as i64 + 1], |r| Ok((r.get(0)?, Key(r.get(1)?)))).doing("reading what was absorbed")?;
+                let applied: HashSet<&(i64, Key)> = applied.iter().collect();
+                for row in rows {
+                    let row: (i64, Key) = row.doing("reading what was absorbed")?;
+                    if slipped || !(told.recent.contains(&row) || applied.contains(&row)) {
+                        others.add(row.0, row.1);
+                    }
                 }
             }
             self.publish(told, &others.finish(), Origin::OtherProcess);
@@ -102,7 +129,7 @@ impl Inner {
 
     /// Looks once for what others wrote. `seen` is the data version that was looked at last.
     fn look(&self, conn: &Connection, seen: &mut Option<i64>) -> Result<(), Error> {
-        let version: i64 = conn.prepare_cached("PRAGMA data_version").and_then(|mut q| q.query_row([], |r| r.get(0))).doing("looking for writes")?;
+        let version = data_version(conn)?;
         if seen.replace(version) == Some(version) {
             return Ok(());
         }
@@ -124,12 +151,12 @@ impl Inner {
             let rows = q.query_map(params![told.head, KEYS_MAX as i64 + 1], |r| Ok((r.get(0)?, Key(r.get(1)?)))).doing("looking for writes")?;
             for row in rows {
                 let row: (i64, Key) = row.doing("looking for writes")?;
-                if !told.recent.contains(&row) {
-                    rest.add(row.0, row.1);
-                }
+                rest.add(row.0, row.1);
             }
             rest = rest.finish();
             told.head = head;
+            told.recent.clear();
+            told.recent_is_all = false;
             self.publish(&told, &rest, Origin::OtherProcess);
         }
         drop(told);
@@ -141,6 +168,11 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Returns a number that changes with every commit of another connection.
+fn data_version(conn: &Connection) -> Result<i64, Error> {
+    conn.prepare_cached("PRAGMA data_version").and_then(|mut q| q.query_row([], |r| r.get(0))).doing("looking for writes")
 }
 
 impl Database {

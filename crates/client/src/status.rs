@@ -118,10 +118,8 @@ fn read_status(conn: &Connection, syncing: bool, now_ms: i64) -> Result<Status, 
         server: meta(conn, "server")?,
         scopes: scopes(conn)?,
     };
-    status.oldest_pending_at = conn
-        .prepare_cached("SELECT min(at) FROM _syncline_log")
-        .and_then(|mut q| q.query_row([], |r| r.get(0)))
-        .doing("reading the capture log")?;
+    status.oldest_pending_at =
+        conn.prepare_cached("SELECT min(at) FROM _syncline_log").and_then(|mut q| q.query_row([], |r| r.get(0))).doing("reading the capture log")?;
     status.state = derive(&status, syncing, now_ms);
     Ok(status)
 }
@@ -145,8 +143,22 @@ fn derive(status: &Status, syncing: bool, now_ms: i64) -> State {
 fn is_for_somebody(code: &str) -> bool {
     matches!(
         code,
-        "no_key" | "unauthorized" | "device_revoked" | "forbidden" | "upgrade_required" | "quota_exceeded" | "schema_behind" | "damaged" | "format" | "bad_url"
-            | "disk_full" | "protocol" | "internal" | "refused" | "bad_request" | "too_large"
+        "no_key"
+            | "unauthorized"
+            | "device_revoked"
+            | "forbidden"
+            | "upgrade_required"
+            | "quota_exceeded"
+            | "schema_behind"
+            | "damaged"
+            | "format"
+            | "bad_url"
+            | "disk_full"
+            | "protocol"
+            | "internal"
+            | "refused"
+            | "bad_request"
+            | "too_large"
     )
 }
 

@@ -166,9 +166,8 @@ impl Inner {
 
     /// Returns the device's key and link, made anew when the database was attached anew. Here copies and backups are found out.
     fn connected<'a>(&self, kept: &'a mut Option<(Identity, HttpLink)>, notices: &mut Vec<String>) -> Result<(&'a Identity, &'a mut HttpLink), Error> {
-        let (device, server, history) = self.read(|conn| {
-            Ok((meta::<String>(conn, "device_id")?, meta::<String>(conn, "server")?, meta::<String>(conn, "history")?))
-        })?;
+        let (device, server, history) =
+            self.read(|conn| Ok((meta::<String>(conn, "device_id")?, meta::<String>(conn, "server")?, meta::<String>(conn, "history")?)))?;
         let (Some(device), Some(server)) = (device.as_deref().and_then(DeviceId::parse), server) else { return Err(Error::NotAttached) };
         let fits = kept.as_ref().is_some_and(|(identity, _)| identity.device_id() == device);
         if !fits {

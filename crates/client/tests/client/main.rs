@@ -1,0 +1,7 @@
+//! The client crate from outside, as an app uses it.
+
+mod database;
+mod end_to_end;
+mod machine;
+mod observe;
+mod support;
