@@ -1,7 +1,7 @@
 //! The one unit of transfer: rows of a scope whose number is in (from, to], in order of (seq, table, key).
 
-use crate::error::DecodeError;
 use crate::colset::ColSet;
+use crate::error::DecodeError;
 use crate::ids::{Chain, HistoryId, ScopeId, Seq, WriterId};
 use crate::key::Key;
 use crate::row::RowState;

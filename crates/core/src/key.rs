@@ -132,11 +132,7 @@ impl fmt::Debug for Key {
 
 impl Serialize for Key {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        if s.is_human_readable() {
-            self.decode().map_err(serde::ser::Error::custom)?.serialize(s)
-        } else {
-            s.serialize_bytes(&self.0)
-        }
+        if s.is_human_readable() { self.decode().map_err(serde::ser::Error::custom)?.serialize(s) } else { s.serialize_bytes(&self.0) }
     }
 }
 

@@ -196,11 +196,7 @@ impl TableDef {
     }
     /// Returns the columns of a parent that a foreign key of another table points at.
     pub fn referenced_columns(&self, key: &ForeignKey) -> Vec<String> {
-        if key.parent_columns.is_empty() {
-            self.primary_key.iter().filter_map(|p| p.column.clone()).collect()
-        } else {
-            key.parent_columns.clone()
-        }
+        if key.parent_columns.is_empty() { self.primary_key.iter().filter_map(|p| p.column.clone()).collect() } else { key.parent_columns.clone() }
     }
 }
 

@@ -128,9 +128,7 @@ pub fn decode(bytes: &[u8], writer: impl Fn(u64) -> Option<WriterId>) -> Result<
     }
     state.gravestone = head & GRAVESTONE != 0;
     let stamps = (0..from.count()?).map(|_| read_stamp(&mut from)).collect::<Result<Vec<_>, _>>()?;
-    let at = |from: &mut Reader| -> Result<Stamp, DecodeError> {
-        stamps.get(from.number()? as usize).copied().ok_or(DecodeError::Malformed("stamp number"))
-    };
+    let at = |from: &mut Reader| -> Result<Stamp, DecodeError> { stamps.get(from.number()? as usize).copied().ok_or(DecodeError::Malformed("stamp number")) };
     for _ in 0..from.count()? {
         let stamp = at(&mut from)?;
         let births = (0..from.count()?).map(|_| at(&mut from)).collect::<Result<Vec<_>, _>>()?;

@@ -122,7 +122,9 @@ impl Tx<'_> {
         let mut folds: Vec<((Arc<Table>, Scope, Key), Fold)> = Vec::new();
         let mut generations: HashMap<(i64, i64), Option<Vec<usize>>> = HashMap::new();
         let conn = self.conn;
-        let mut q = conn.prepare_cached("SELECT id, tbl, op, generation, at, mask, scope, * FROM _syncline_log WHERE id <= ?1 ORDER BY id").doing("reading the capture log")?;
+        let mut q = conn
+            .prepare_cached("SELECT id, tbl, op, generation, at, mask, scope, * FROM _syncline_log WHERE id <= ?1 ORDER BY id")
+            .doing("reading the capture log")?;
         // The named columns come first, then all columns of the log in their order: the keys begin behind the log's seven.
         let keys_at = 7 + 7;
         let mut rows = q.query([last]).doing("reading the capture log")?;
@@ -402,4 +404,3 @@ fn changed_columns(mask: &Value, columns: Option<&[usize]>, t: &Table) -> Vec<us
     let set = |i: usize| words.get(i / MASK_BITS).is_some_and(|w| w >> (i % MASK_BITS) & 1 == 1);
     columns.iter().enumerate().filter(|(i, _)| set(*i)).map(|(_, c)| *c).collect()
 }
-

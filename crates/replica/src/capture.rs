@@ -62,12 +62,7 @@ pub(crate) fn triggers(t: &Table, generation: i64) -> Vec<(String, String)> {
     add("delete", "AFTER DELETE", "", vec![log(&op::DELETE.to_string(), "OLD", "0", ""), image("OLD", "")]);
     let moved = format!(" WHERE NOT ({})", same_key("OLD", "NEW"));
     let after = format!("CASE WHEN {} THEN {} ELSE {} END", same_key("OLD", "NEW"), op::UPDATE, op::INSERT);
-    add(
-        "update",
-        "AFTER UPDATE",
-        "",
-        vec![log(&op::DELETE.to_string(), "OLD", "0", &moved), image("OLD", &moved), log(&after, "NEW", &mask(t), "")],
-    );
+    add("update", "AFTER UPDATE", "", vec![log(&op::DELETE.to_string(), "OLD", "0", &moved), image("OLD", &moved), log(&after, "NEW", &mask(t), "")]);
     for (i, parts) in displacing(t).iter().enumerate() {
         let Some(clash) = clash(t, parts) else { continue };
         let from = format!(" FROM {name} AS t WHERE {clash} AND NOT ({})", same_key("t", "NEW"));
@@ -182,10 +177,8 @@ impl Tx<'_> {
     /// Lists a table's triggers as they are in the database: (name, SQL).
     fn installed(&self, table: i64) -> Result<Vec<(String, String)>> {
         let like = format!("_syncline_{table}_*");
-        let mut q = self
-            .conn
-            .prepare_cached("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND name GLOB ?1 ORDER BY name")
-            .doing("reading triggers")?;
+        let mut q =
+            self.conn.prepare_cached("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND name GLOB ?1 ORDER BY name").doing("reading triggers")?;
         let rows = q.query_map([like], |r| Ok((r.get(0)?, r.get(1)?))).doing("reading triggers")?;
         rows.collect::<rusqlite::Result<_>>().doing("reading triggers")
     }
@@ -248,9 +241,7 @@ impl Tx<'_> {
             let columns = self.column_names(&t.def.name)?;
             let as_known = t.shown.iter().all(|c| columns.iter().any(|x| x.eq_ignore_ascii_case(&t.columns[*c].name)))
                 && columns.iter().all(|x| {
-                    t.column(x).is_some_and(|c| t.columns[c].present)
-                        || t.key.iter().any(|k| k.eq_ignore_ascii_case(x))
-                        || self.is_local_column(t, x)
+                    t.column(x).is_some_and(|c| t.columns[c].present) || t.key.iter().any(|k| k.eq_ignore_ascii_case(x)) || self.is_local_column(t, x)
                 });
             let expected = triggers(t, t.generation);
             let installed = self.installed(t.n)?;

@@ -107,9 +107,7 @@ impl Tx<'_> {
             .ok_or_else(|| Error::Refused(format!("no conflict has the id `{id}`; `syncline conflicts` lists them")))?;
         let t = self.registry()?.find(&conflict.refusal.table).ok_or_else(|| Error::Damaged("a conflict of no table".into()))?;
         let key: Vec<Value> = t.key.iter().map(|k| conflict.refusal.key.get(k).cloned().unwrap_or_default()).collect();
-        let scope = self
-            .find_scope(&syncline_core::ScopeId(conflict.scope_id.clone()))?
-            .ok_or_else(|| Error::Damaged("a conflict of no scope".into()))?;
+        let scope = self.find_scope(&syncline_core::ScopeId(conflict.scope_id.clone()))?.ok_or_else(|| Error::Damaged("a conflict of no scope".into()))?;
         Ok((scope, t, Key::encode(&key), conflict))
     }
 
@@ -206,7 +204,9 @@ impl Tx<'_> {
                 .conn
                 .prepare("SELECT tbl, key FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = ?1 AND pend IS NOT NULL ORDER BY seq LIMIT ?2")
                 .doing("listing what is pending")?;
-            q.query_map(rusqlite::params![scope.n, limit as i64], |r| Ok((r.get(0)?, r.get(1)?))).and_then(Iterator::collect).doing("listing what is pending")?
+            q.query_map(rusqlite::params![scope.n, limit as i64], |r| Ok((r.get(0)?, r.get(1)?)))
+                .and_then(Iterator::collect)
+                .doing("listing what is pending")?
         };
         let mut out = Vec::new();
         for (table, key) in found {

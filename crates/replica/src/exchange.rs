@@ -7,11 +7,9 @@ use crate::apply::Applied;
 use crate::error::{Doing, Error, Result};
 use crate::tx::{Scope, Tx};
 use rusqlite::{OptionalExtension, params};
-use std::collections::HashSet;
-use syncline_core::{
-    Chain, Cursor, Delta, HistoryId, Key, Limits, Outcome, PageRequest, Position, ScopeAnswer, ScopeRequest, Seq, frame, planted,
-};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use syncline_core::{Chain, Cursor, Delta, HistoryId, Key, Limits, Outcome, PageRequest, Position, ScopeAnswer, ScopeRequest, Seq, frame, planted};
 
 /// How far a delta that is not complete has been staged.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -136,9 +134,7 @@ impl Tx<'_> {
     }
 
     fn has_no_rows(&self, scope: &Scope) -> Result<bool> {
-        self.conn
-            .query_row("SELECT NOT EXISTS (SELECT 1 FROM _syncline_row WHERE scope = ?1)", [scope.n], |r| r.get(0))
-            .doing("looking for rows")
+        self.conn.query_row("SELECT NOT EXISTS (SELECT 1 FROM _syncline_row WHERE scope = ?1)", [scope.n], |r| r.get(0)).doing("looking for rows")
     }
 
     fn checkpoints(&self, scope: &Scope) -> Result<Vec<(Seq, Chain)>> {
@@ -162,7 +158,9 @@ impl Tx<'_> {
         for (s, _) in all.iter().skip(16) {
             let class = (seq.0 - s.0 + 1).ilog2();
             if class == kept {
-                self.conn.execute("DELETE FROM _syncline_checkpoint WHERE scope = ?1 AND seq = ?2", params![scope.n, s.0 as i64]).doing("thinning checkpoints")?;
+                self.conn
+                    .execute("DELETE FROM _syncline_checkpoint WHERE scope = ?1 AND seq = ?2", params![scope.n, s.0 as i64])
+                    .doing("thinning checkpoints")?;
             }
             kept = class;
         }
@@ -186,7 +184,15 @@ impl Tx<'_> {
         Ok(out)
     }
 
-    fn take_history_change(&mut self, scope: &Scope, history: HistoryId, common: Seq, sent: &ScopeRequest, answer: &ScopeAnswer, mut out: Taken) -> Result<Taken> {
+    fn take_history_change(
+        &mut self,
+        scope: &Scope,
+        history: HistoryId,
+        common: Seq,
+        sent: &ScopeRequest,
+        answer: &ScopeAnswer,
+        mut out: Taken,
+    ) -> Result<Taken> {
         out.again = true;
         if sent.checkpoints.is_empty() && self.cursor(scope)?.is_some() && common.0 == 0 && !self.checkpoints(scope)?.is_empty() {
             // Ask once more with older points, to find the newest common one.
@@ -198,9 +204,7 @@ impl Tx<'_> {
         let chain = sent.checkpoints.iter().find(|c| c.0 == common).map(|c| c.1);
         let _ = answer;
         self.set_cursor(scope, chain.filter(|_| common.0 > 0).map(|chain| Cursor { history, seq: common, chain }))?;
-        out.notices.push(format!(
-            "the server's database was put back to an earlier state; this device offers again what it knows since bundle {common}"
-        ));
+        out.notices.push(format!("the server's database was put back to an earlier state; this device offers again what it knows since bundle {common}"));
         Ok(out)
     }
 
@@ -324,7 +328,16 @@ impl Tx<'_> {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn complete_delta(&mut self, scope: &Scope, history: HistoryId, from: Seq, delta: &Delta, stage: Option<&Stage>, limits: &Limits, out: &mut Taken) -> Result<()> {
+    fn complete_delta(
+        &mut self,
+        scope: &Scope,
+        history: HistoryId,
+        from: Seq,
+        delta: &Delta,
+        stage: Option<&Stage>,
+        limits: &Limits,
+        out: &mut Taken,
+    ) -> Result<()> {
         if !planted::on("confirmations_after_merge") {
             self.pass_confirmations(scope, delta.to)?;
         }

@@ -112,7 +112,15 @@ impl Tx<'_> {
     }
 
     /// Adds a row to the bundle, and before it the pending parents that the authority has not got yet. Returns its size.
-    fn choose(&mut self, scope: &Scope, table: i64, key: &Key, members: &mut HashSet<Member>, chosen: &mut Vec<(Arc<Table>, RowRecord)>, depth: usize) -> Result<usize> {
+    fn choose(
+        &mut self,
+        scope: &Scope,
+        table: i64,
+        key: &Key,
+        members: &mut HashSet<Member>,
+        chosen: &mut Vec<(Arc<Table>, RowRecord)>,
+        depth: usize,
+    ) -> Result<usize> {
         if !members.insert((table, key.clone())) {
             return Ok(0);
         }
@@ -157,7 +165,8 @@ impl Tx<'_> {
             // Table numbers are our own: they need no binding.
             let of_class: Vec<String> = tables.iter().filter(|t| t.def.options.priority == *class).map(|t| t.n.to_string()).collect();
             let only = if classes.len() == 1 { String::new() } else { format!(" AND tbl IN ({})", of_class.join(", ")) };
-            let sql = format!("SELECT tbl, key, seq FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = ?1 AND pend IS NOT NULL{only} ORDER BY seq");
+            let sql =
+                format!("SELECT tbl, key, seq FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = ?1 AND pend IS NOT NULL{only} ORDER BY seq");
             let mut q = self.conn.prepare_cached(&sql).doing("reading what is pending")?;
             let mut found = q.query([scope.n]).doing("reading what is pending")?;
             while rows.len() < most {
@@ -215,7 +224,13 @@ impl Tx<'_> {
         let number = |n: i64| Seq(n as u64);
         q.query_map(params![scope.n, up_to], |r| {
             let (first, last): (Option<i64>, Option<i64>) = (r.get(2)?, r.get(3)?);
-            Ok(Attempt { id: r.get(0)?, frozen_at: number(r.get(1)?), range: first.zip(last).map(|(a, b)| (number(a), number(b))), rows: r.get(4)?, seq: number(r.get(5)?) })
+            Ok(Attempt {
+                id: r.get(0)?,
+                frozen_at: number(r.get(1)?),
+                range: first.zip(last).map(|(a, b)| (number(a), number(b))),
+                rows: r.get(4)?,
+                seq: number(r.get(5)?),
+            })
         })
         .and_then(Iterator::collect)
         .doing("reading acknowledged bundles")
@@ -288,7 +303,10 @@ impl Tx<'_> {
                 }
             }
             self.conn
-                .execute("UPDATE _syncline_attempt SET passed = 1, rows = x'' WHERE scope = ?1 AND id = ?2 AND seq = ?3", params![scope.n, attempt.id, attempt.seq.0 as i64])
+                .execute(
+                    "UPDATE _syncline_attempt SET passed = 1, rows = x'' WHERE scope = ?1 AND id = ?2 AND seq = ?3",
+                    params![scope.n, attempt.id, attempt.seq.0 as i64],
+                )
                 .doing("passing a confirmation")?;
         }
         // The last one is kept: requests name it, so that an authority that has lost it is found out.
@@ -314,10 +332,7 @@ impl Tx<'_> {
             "UPDATE _syncline_row AS r INDEXED BY _syncline_row_pending SET version = max(version, ?4), pend = NULL, created = CASE created WHEN 0 THEN ?4 ELSE created END
              WHERE scope = ?1 AND pend IS NOT NULL AND seq BETWEEN ?2 AND ?3{parked}"
         );
-        self.conn
-            .prepare_cached(&sql)
-            .and_then(|mut q| q.execute(params![scope.n, first.0 as i64, last, seq.0 as i64]))
-            .doing("confirming rows")?;
+        self.conn.prepare_cached(&sql).and_then(|mut q| q.execute(params![scope.n, first.0 as i64, last, seq.0 as i64])).doing("confirming rows")?;
         Ok(())
     }
 
@@ -384,7 +399,9 @@ impl Tx<'_> {
             .doing("counting what is parked")?;
         let oldest: Option<(i64, Key, Seq)> = self
             .conn
-            .prepare_cached("SELECT tbl, key, seq FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = ?1 AND pend IS NOT NULL ORDER BY seq LIMIT 1")
+            .prepare_cached(
+                "SELECT tbl, key, seq FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = ?1 AND pend IS NOT NULL ORDER BY seq LIMIT 1",
+            )
             .and_then(|mut q| q.query_row([scope.n], |r| Ok((r.get(0)?, Key(r.get(1)?), Seq(r.get::<_, i64>(2)? as u64)))).optional())
             .doing("finding the oldest pending row")?;
         Ok((pending as u64, parked as u64, if oldest.is_some() { self.meta("pending_since")? } else { None }))

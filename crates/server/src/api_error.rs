@@ -180,7 +180,9 @@ impl From<syncline_replica::Error> for ApiError {
                 ApiError::Internal(text) => ApiError::Internal(format!("{doing}: {text}")),
                 known => known,
             },
-            Error::Decode { .. } | Error::Damaged(_) | Error::Incomplete { .. } | Error::Format(..) | Error::NotInitialised => ApiError::Internal(e.to_string()),
+            Error::Decode { .. } | Error::Damaged(_) | Error::Incomplete { .. } | Error::Format(..) | Error::NotInitialised => {
+                ApiError::Internal(e.to_string())
+            }
             Error::Schema(_) | Error::Refused(_) => ApiError::BadRequest(e.to_string()),
         }
     }

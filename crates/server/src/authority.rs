@@ -114,7 +114,12 @@ pub fn write_request(tx: &mut Tx, caller: &Caller, request: &SyncRequest, histor
 }
 
 /// The read half: inside one read snapshot, not older than the write half.
-pub fn read_request(tx: &mut Tx, request: &SyncRequest, scopes: Vec<(Scope, Result<Option<Receipt>, ScopeAnswer>)>, limits: &Limits) -> Result<Vec<ScopeAnswer>, ApiError> {
+pub fn read_request(
+    tx: &mut Tx,
+    request: &SyncRequest,
+    scopes: Vec<(Scope, Result<Option<Receipt>, ScopeAnswer>)>,
+    limits: &Limits,
+) -> Result<Vec<ScopeAnswer>, ApiError> {
     let mut answers = Vec::with_capacity(scopes.len());
     for ((scope, written), asked) in scopes.into_iter().zip(&request.scopes) {
         answers.push(match written {

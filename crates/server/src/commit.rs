@@ -130,7 +130,17 @@ fn append_own(tx: &mut Tx, scope: &Scope, rows: u64) -> Result<Seq, Error> {
 }
 
 #[allow(clippy::too_many_arguments)]
-fn append_bundle(tx: &mut Tx, scope: &Scope, seq: Seq, source: SourceId, id: BundleId, nonce: Nonce, device: Option<DeviceId>, rows: u64, hash: u64) -> Result<(), Error> {
+fn append_bundle(
+    tx: &mut Tx,
+    scope: &Scope,
+    seq: Seq,
+    source: SourceId,
+    id: BundleId,
+    nonce: Nonce,
+    device: Option<DeviceId>,
+    rows: u64,
+    hash: u64,
+) -> Result<(), Error> {
     let before = chain_at(tx, scope, Seq(seq.0 - 1))?.ok_or_else(|| Error::Damaged("the chain has a gap".into()))?;
     let chain = chain_of(&[&before.0, &source.0, &id.0.to_be_bytes(), &nonce.0.to_be_bytes(), &hash.to_be_bytes()]);
     tx.conn
@@ -244,7 +254,9 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
         let (table, map) = &maps[row.table as usize];
         let (Some(table), Some(map)) = (table, map) else {
             let name = &push.rows.tables[row.table as usize].name;
-            return Err(ApiError::SchemaBehind(format!("the server has no table `{name}`; take the schema to it with `syncline attach` or `syncline schema push`")));
+            return Err(ApiError::SchemaBehind(format!(
+                "the server has no table `{name}`; take the schema to it with `syncline attach` or `syncline schema push`"
+            )));
         };
         let key = row.key.decode().map_err(bad)?;
         if key.len() != table.key.len() || key.contains(&syncline_core::Value::Null) {
@@ -278,7 +290,8 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
                 None => unknown = Some(push.rows.tables[row.table as usize].columns[c].clone()),
             }
         }
-        let pushed = Pushed { table: table.clone(), incoming: Incoming { key: row.key.clone(), state, mask, partial: decoded.partial, seq: row.seq, created: Seq(0) } };
+        let pushed =
+            Pushed { table: table.clone(), incoming: Incoming { key: row.key.clone(), state, mask, partial: decoded.partial, seq: row.seq, created: Seq(0) } };
         let size: usize = row.values.iter().map(syncline_core::Value::size).sum();
         if size > limits.row_bytes {
             let message = format!("the row has {size} bytes; the server takes at most {}", limits.row_bytes);
@@ -563,7 +576,13 @@ fn reject(mut rows: Vec<Refusal>, limits: &Limits) -> Outcome {
 fn refusal(tx: &mut Tx, scope: &Scope, pushed: &Pushed, reason: Reason, message: String) -> Result<Refusal, Error> {
     let (t, x) = (&pushed.table, &pushed.incoming);
     let here = tx.load_complete(scope, t, &x.key)?;
-    let op = if x.state.is_dead() { "delete" } else if x.seq.0 == 0 { "insert" } else { "update" };
+    let op = if x.state.is_dead() {
+        "delete"
+    } else if x.seq.0 == 0 {
+        "insert"
+    } else {
+        "update"
+    };
     Ok(Refusal {
         schema: "main".into(),
         table: t.def.name.clone(),

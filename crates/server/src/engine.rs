@@ -238,7 +238,11 @@ impl Engine {
     }
 
     /// Runs `work` on the writer thread; returns once it is durable, or undone.
-    fn write<T: Send + 'static>(&self, large: bool, work: impl FnOnce(&mut Tx, &mut Vec<(ScopeId, Seq)>) -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
+    fn write<T: Send + 'static>(
+        &self,
+        large: bool,
+        work: impl FnOnce(&mut Tx, &mut Vec<(ScopeId, Seq)>) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
         let (sender, receiver): (SyncSender<Result<T, ApiError>>, _) = sync_channel(1);
         let work: Work = Box::new(move |tx, moved| {
             let before = moved.len();

@@ -190,7 +190,8 @@ fn column_line(column: &ColumnDef, not_null: bool, key: Option<String>) -> Strin
 }
 
 fn create_table(table: &TableDef, lines: Vec<String>) -> String {
-    let options: Vec<&str> = [(table.strict, "STRICT"), (table.without_rowid, "WITHOUT ROWID")].into_iter().filter(|(on, _)| *on).map(|(_, word)| word).collect();
+    let options: Vec<&str> =
+        [(table.strict, "STRICT"), (table.without_rowid, "WITHOUT ROWID")].into_iter().filter(|(on, _)| *on).map(|(_, word)| word).collect();
     let options = if options.is_empty() { String::new() } else { format!(" {}", options.join(", ")) };
     format!("CREATE TABLE {}(\n  {}\n){options}", quote(&table.name), lines.join(",\n  "))
 }

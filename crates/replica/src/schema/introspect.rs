@@ -154,8 +154,18 @@ fn unknown_names(entries: &[Entry], options: &SyncOptions) -> Vec<Refused> {
         }
     }
     let missing = |name: &&str| find(name).is_none();
-    out.extend(options.except.iter().map(String::as_str).filter(missing).map(|name| Refused::new(name, "there is no such table", "correct the name in --except")));
-    out.extend(options.config.tables.keys().map(String::as_str).filter(missing).map(|name| Refused::new(name, "there is no such table", "correct [table.…] in syncline.toml")));
+    out.extend(
+        options.except.iter().map(String::as_str).filter(missing).map(|name| Refused::new(name, "there is no such table", "correct the name in --except")),
+    );
+    out.extend(
+        options
+            .config
+            .tables
+            .keys()
+            .map(String::as_str)
+            .filter(missing)
+            .map(|name| Refused::new(name, "there is no such table", "correct [table.…] in syncline.toml")),
+    );
     out
 }
 

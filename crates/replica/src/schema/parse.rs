@@ -84,7 +84,9 @@ pub fn trigger_targets(sql: &str) -> Result<Vec<String>, String> {
         Ok(commands
             .iter()
             .filter_map(|command| match command {
-                TriggerCmd::Update { tbl_name, .. } | TriggerCmd::Insert { tbl_name, .. } | TriggerCmd::Delete { tbl_name, .. } => Some(unquoted(tbl_name.name.0)),
+                TriggerCmd::Update { tbl_name, .. } | TriggerCmd::Insert { tbl_name, .. } | TriggerCmd::Delete { tbl_name, .. } => {
+                    Some(unquoted(tbl_name.name.0))
+                }
                 TriggerCmd::Select(_) => None,
             })
             .collect())

@@ -168,7 +168,8 @@ fn the_bearer_has_these_bytes() {
     assert_eq!(text, GOLDEN_BEARER);
 }
 
-const GOLDEN_BEARER: &str = "v1.01010101010101010101010101010101.1800000300.PGLBiwpByoQ3vJm16Yz2v9h032jIcYjcFVUFQqVXbe15vWMjmiw7P5JR_vUR4rDVcmncFxsS7VGQ-JTULVyOBw";
+const GOLDEN_BEARER: &str =
+    "v1.01010101010101010101010101010101.1800000300.PGLBiwpByoQ3vJm16Yz2v9h032jIcYjcFVUFQqVXbe15vWMjmiw7P5JR_vUR4rDVcmncFxsS7VGQ-JTULVyOBw";
 
 #[test]
 fn acknowledgements_follow_the_device_also_backwards() {

@@ -212,7 +212,10 @@ fn hostile_bodies_are_refused_by_code() {
 #[test]
 fn a_decompression_bomb_is_too_large() {
     let server = Server::start();
-    let bomb = Push { rows: syncline_core::Rows { tables: vec![syncline_core::TableRef { name: "x".repeat(1_000_000), columns: vec![] }], ..Default::default() }, ..Default::default() };
+    let bomb = Push {
+        rows: syncline_core::Rows { tables: vec![syncline_core::TableRef { name: "x".repeat(1_000_000), columns: vec![] }], ..Default::default() },
+        ..Default::default()
+    };
     let mut request = push();
     request.scopes[0].push = Some(bomb);
     let bytes = frame::encode(&request).unwrap();
@@ -224,7 +227,9 @@ fn a_decompression_bomb_is_too_large() {
 fn the_limit_holds_while_streaming_without_a_length() {
     let server = Server::start();
     let mut stream = server.connect();
-    stream.write_all(b"POST /v1/sync HTTP/1.1\r\nhost: x\r\nauthorization: Bearer anna\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
+    stream
+        .write_all(b"POST /v1/sync HTTP/1.1\r\nhost: x\r\nauthorization: Bearer anna\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
+        .unwrap();
     for _ in 0..11 {
         stream.write_all(&[b"2710\r\n", &[b' '; 10_000][..], b"\r\n"].concat()).unwrap();
     }

@@ -100,7 +100,12 @@ pub(super) fn foreign_keys(schema: &mut Schema, refused: &mut Vec<Refused>) {
             }
             let referenced = parent.referenced_columns(key);
             if referenced.len() != key.columns.len() || !is_key_of(parent, &referenced) {
-                let why = format!("its foreign key ({}) points at ({}), which is not a synced key of `{}`", key.columns.join(", "), referenced.join(", "), parent.name);
+                let why = format!(
+                    "its foreign key ({}) points at ({}), which is not a synced key of `{}`",
+                    key.columns.join(", "),
+                    referenced.join(", "),
+                    parent.name
+                );
                 refused.push(Refused::new(&name, why, "point it at the parent's primary key or at columns that are UNIQUE there"));
             }
         }

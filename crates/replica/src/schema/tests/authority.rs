@@ -45,7 +45,10 @@ fn set_null_and_set_default_touch_only_their_columns() {
 fn a_plain_insert_gets_the_only_account_s_scope() {
     let sql = "CREATE TABLE a(id TEXT PRIMARY KEY, n INT UNIQUE); CREATE TABLE b(x INT, y BLOB, p TEXT REFERENCES a ON DELETE CASCADE, PRIMARY KEY(x, y)) WITHOUT ROWID; CREATE TABLE k(id INTEGER PRIMARY KEY AUTOINCREMENT, v)";
     let conn = authority(sql, &["me"]);
-    conn.execute_batch("BEGIN; INSERT INTO b VALUES ('', 1, x'00', 'a1'); INSERT INTO a(id, n) VALUES ('a1', 1), ('a2', 2); INSERT INTO k(id, v) VALUES (7, 'seven'); COMMIT").unwrap();
+    conn.execute_batch(
+        "BEGIN; INSERT INTO b VALUES ('', 1, x'00', 'a1'); INSERT INTO a(id, n) VALUES ('a1', 1), ('a2', 2); INSERT INTO k(id, v) VALUES (7, 'seven'); COMMIT",
+    )
+    .unwrap();
     assert_eq!(text(&conn, "SELECT * FROM a"), "me|a1|1;me|a2|2");
     assert_eq!(text(&conn, "SELECT * FROM b"), "me|1|[0]|a1");
     assert_eq!(text(&conn, "SELECT * FROM k"), "me|7|seven");

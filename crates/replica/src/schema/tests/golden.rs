@@ -58,16 +58,14 @@ END"#,
 fn a_composite_key() {
     let schema = schema(NASTY[1]);
     let table = schema.table("pair").unwrap();
-    let device = [
-        r#"CREATE TABLE "pair"(
+    let device = [r#"CREATE TABLE "pair"(
   "A" TEXT NOT NULL,
   "b" INTEGER,
   "c" TEXT,
   PRIMARY KEY("b" DESC, "A" COLLATE "nocase"),
   UNIQUE("c"),
   UNIQUE("c", "A" DESC)
-)"#,
-    ];
+)"#];
     assert_statements(device_ddl(table), &device);
     let authority = [
         r#"CREATE TABLE "pair"(
@@ -93,14 +91,12 @@ END"#,
 fn a_strict_table_without_rowid() {
     let schema = schema(NASTY[4]);
     let table = schema.table("tight").unwrap();
-    let device = [
-        r#"CREATE TABLE "tight"(
+    let device = [r#"CREATE TABLE "tight"(
   "a" TEXT,
   "b" INT,
   "c" ANY,
   PRIMARY KEY("a", "b")
-) STRICT, WITHOUT ROWID"#,
-    ];
+) STRICT, WITHOUT ROWID"#];
     assert_statements(device_ddl(table), &device);
     let authority = [
         r#"CREATE TABLE "tight"(
@@ -124,8 +120,7 @@ END"#,
 fn foreign_keys_and_their_triggers() {
     let schema = schema(NASTY[7]);
     let table = schema.table("child").unwrap();
-    let device = [
-        r#"CREATE TABLE "child"(
+    let device = [r#"CREATE TABLE "child"(
   "id" TEXT PRIMARY KEY NOT NULL,
   "p" TEXT,
   "q1" TEXT DEFAULT 'dq',
@@ -137,8 +132,7 @@ fn foreign_keys_and_their_triggers() {
   FOREIGN KEY("r") REFERENCES "parent"("code") ON DELETE SET DEFAULT,
   FOREIGN KEY("q1", "q2") REFERENCES "parent"("a", "b") ON DELETE SET NULL ON UPDATE SET NULL,
   FOREIGN KEY("p") REFERENCES "parent"
-)"#,
-    ];
+)"#];
     assert_statements(device_ddl(table), &device);
     let authority = [
         r#"CREATE TABLE "child"(

@@ -20,19 +20,97 @@ fn of(table: TableDef) -> Schema {
 }
 
 const NAMES: &[&str] = &[
-    "a\"; DROP TABLE victim; --", "a'b", "\"", "\"\"", "'); DELETE FROM victim; --", "[x]", "`", "--", "/*", "*/", ";", " ", "\n", "\u{202e}x", "select", "rowid", "a\\",
-    "t\" AS SELECT * FROM \"victim", "new", "main.victim", "😀", "victim\"(a) VALUES(1); --",
+    "a\"; DROP TABLE victim; --",
+    "a'b",
+    "\"",
+    "\"\"",
+    "'); DELETE FROM victim; --",
+    "[x]",
+    "`",
+    "--",
+    "/*",
+    "*/",
+    ";",
+    " ",
+    "\n",
+    "\u{202e}x",
+    "select",
+    "rowid",
+    "a\\",
+    "t\" AS SELECT * FROM \"victim",
+    "new",
+    "main.victim",
+    "😀",
+    "victim\"(a) VALUES(1); --",
 ];
 
 const EXPRESSIONS: &[&str] = &[
-    "1 /* x */", "1  + 1", "(1)", "1)", "1) FROM victim WHERE (1", "1); DROP TABLE victim; SELECT (1", "1 -- ", "1 /* ) */", "1 /*", "(SELECT a FROM victim)", "EXISTS (SELECT 1)", "v IN (SELECT a FROM victim)", "v IN victim",
-    "?", "?1", ":a", "@a", "$a", "1, 2", "1) AS (x", "", " ", "1;", "'", "\"", "count(*)", "sum(v) OVER ()", "RAISE(ABORT, 'x')", "*", "v.*", "main.t.v", "victim_column", "v\0", "1 UNION SELECT 2",
-    "1) UNION SELECT (a) FROM victim--", "1)) STRICT; DROP TABLE victim; --", "DEFAULT", "v) REFERENCES victim(a", "x'zz'", "1) COLLATE nocase, CHECK (1",
+    "1 /* x */",
+    "1  + 1",
+    "(1)",
+    "1)",
+    "1) FROM victim WHERE (1",
+    "1); DROP TABLE victim; SELECT (1",
+    "1 -- ",
+    "1 /* ) */",
+    "1 /*",
+    "(SELECT a FROM victim)",
+    "EXISTS (SELECT 1)",
+    "v IN (SELECT a FROM victim)",
+    "v IN victim",
+    "?",
+    "?1",
+    ":a",
+    "@a",
+    "$a",
+    "1, 2",
+    "1) AS (x",
+    "",
+    " ",
+    "1;",
+    "'",
+    "\"",
+    "count(*)",
+    "sum(v) OVER ()",
+    "RAISE(ABORT, 'x')",
+    "*",
+    "v.*",
+    "main.t.v",
+    "victim_column",
+    "v\0",
+    "1 UNION SELECT 2",
+    "1) UNION SELECT (a) FROM victim--",
+    "1)) STRICT; DROP TABLE victim; --",
+    "DEFAULT",
+    "v) REFERENCES victim(a",
+    "x'zz'",
+    "1) COLLATE nocase, CHECK (1",
 ];
 
 const TYPES: &[&str] = &[
-    "TEXT); DROP TABLE victim; --", "TEXT, x", "TEXT DEFAULT 1", "TEXT PRIMARY KEY", "TEXT REFERENCES victim", "TEXT CHECK (1)", "TEXT(1", "TEXT(1,2,3)", "TEXT(a)", "TEXT--", "'TEXT'", "\"TEXT\"",
-    "TEXT NOT NULL", "TEXT AS", "INTEGER(1) DEFAULT (1)", "TEXT COLLATE nocase", "TEXT DEFERRABLE", "TEXT NULL", "TEXT CONSTRAINT x", "CONSTRAINT x TEXT", "ORDER BY", "(1)", "TEXT\nX",
+    "TEXT); DROP TABLE victim; --",
+    "TEXT, x",
+    "TEXT DEFAULT 1",
+    "TEXT PRIMARY KEY",
+    "TEXT REFERENCES victim",
+    "TEXT CHECK (1)",
+    "TEXT(1",
+    "TEXT(1,2,3)",
+    "TEXT(a)",
+    "TEXT--",
+    "'TEXT'",
+    "\"TEXT\"",
+    "TEXT NOT NULL",
+    "TEXT AS",
+    "INTEGER(1) DEFAULT (1)",
+    "TEXT COLLATE nocase",
+    "TEXT DEFERRABLE",
+    "TEXT NULL",
+    "TEXT CONSTRAINT x",
+    "CONSTRAINT x TEXT",
+    "ORDER BY",
+    "(1)",
+    "TEXT\nX",
 ];
 
 /// Runs DDL with an authorizer that lets tables, indexes and triggers of the schema be made, and counts everything else.
@@ -48,7 +126,9 @@ fn strange_actions(schema: &Schema, statements: &[String]) -> Vec<String> {
             AuthAction::CreateTable { table_name } => known(table_name),
             AuthAction::CreateIndex { table_name, .. } | AuthAction::CreateTrigger { table_name, .. } => known(table_name),
             AuthAction::Reindex { index_name } => indexes.iter().any(|own| own == index_name),
-            AuthAction::Insert { table_name } | AuthAction::Update { table_name, .. } | AuthAction::Read { table_name, .. } => table_name == "sqlite_master" || known(table_name),
+            AuthAction::Insert { table_name } | AuthAction::Update { table_name, .. } | AuthAction::Read { table_name, .. } => {
+                table_name == "sqlite_master" || known(table_name)
+            }
             AuthAction::Function { .. } | AuthAction::Select => true,
             _ => false,
         };
@@ -94,7 +174,12 @@ fn hostile_names_stay_names() {
         table.primary_key = vec![part(key)];
         table.uniques = vec![vec![part(key), part("v")]];
         table.indexes = vec![IndexDef { name: format!("{name} i"), parts: vec![part(key)], ..IndexDef::default() }];
-        table.foreign_keys = vec![ForeignKey { columns: vec!["v".into()], table: table.name.clone(), on_delete: syncline_core::schema::Action::SetNull, ..ForeignKey::default() }];
+        table.foreign_keys = vec![ForeignKey {
+            columns: vec!["v".into()],
+            table: table.name.clone(),
+            on_delete: syncline_core::schema::Action::SetNull,
+            ..ForeignKey::default()
+        }];
         let schema = of(table);
         validate(&schema).unwrap_or_else(|e| panic!("{name}: {e}"));
         let statements = all_ddl(&schema);
@@ -152,7 +237,9 @@ fn hostile_shapes_are_refused() {
     invalid(&|t| t.uniques = vec![vec![]]);
     invalid(&|t| t.uniques = vec![vec![IndexPart { expr: Some("v".into()), ..IndexPart::default() }]]);
     invalid(&|t| t.indexes = vec![IndexDef { name: "T".into(), parts: vec![part("v")], ..IndexDef::default() }]);
-    for (columns, table, parent) in [(vec!["gone"], "t", vec![]), (vec!["v"], "gone", vec![]), (vec!["v"], "t", vec!["v"]), (vec!["v", "id"], "t", vec![]), (vec![], "t", vec![])] {
+    for (columns, table, parent) in
+        [(vec!["gone"], "t", vec![]), (vec!["v"], "gone", vec![]), (vec!["v"], "t", vec!["v"]), (vec!["v", "id"], "t", vec![]), (vec![], "t", vec![])]
+    {
         let strings = |names: &Vec<&str>| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
         let key = ForeignKey { columns: strings(&columns), table: table.into(), parent_columns: strings(&parent), ..ForeignKey::default() };
         invalid(&|t| t.foreign_keys = vec![key.clone()]);
@@ -162,7 +249,13 @@ fn hostile_shapes_are_refused() {
 
 #[test]
 fn depth_and_length_have_limits() {
-    for text in [format!("{}1{}", "(".repeat(5_000), ")".repeat(5_000)), "~".repeat(100_000) + "1", "1+".repeat(100_000) + "1", "NOT ".repeat(50_000) + "1", "1".repeat(2 << 20)] {
+    for text in [
+        format!("{}1{}", "(".repeat(5_000), ")".repeat(5_000)),
+        "~".repeat(100_000) + "1",
+        "1+".repeat(100_000) + "1",
+        "NOT ".repeat(50_000) + "1",
+        "1".repeat(2 << 20),
+    ] {
         assert!(super::super::expr::expression(&text).is_err());
     }
 }

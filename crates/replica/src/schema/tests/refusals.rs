@@ -64,7 +64,8 @@ fn a_table_with_more_columns_than_the_authority_can_hold_is_refused() {
 #[test]
 fn a_merge_adds_tables_and_columns_and_nothing_else() {
     let authority = schema("CREATE TABLE a(id TEXT PRIMARY KEY, x TEXT CHECK (x > 0)); CREATE TABLE only(id TEXT PRIMARY KEY);");
-    let device = schema("CREATE TABLE A(ID TEXT PRIMARY KEY, X INT, y TEXT NOT NULL DEFAULT 'n', z AS (y || x)); CREATE TABLE b(id TEXT PRIMARY KEY REFERENCES a);");
+    let device =
+        schema("CREATE TABLE A(ID TEXT PRIMARY KEY, X INT, y TEXT NOT NULL DEFAULT 'n', z AS (y || x)); CREATE TABLE b(id TEXT PRIMARY KEY REFERENCES a);");
     let merged = merge_schema(&authority, &device).unwrap();
     assert_eq!(merged.new_tables.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["b"]);
     assert_eq!(merged.new_columns.iter().map(|(t, c)| (t.as_str(), c.name.as_str())).collect::<Vec<_>>(), [("a", "y"), ("a", "z")]);
@@ -80,7 +81,8 @@ fn a_merge_adds_tables_and_columns_and_nothing_else() {
 
 #[test]
 fn a_merge_that_is_not_additive_is_refused_by_name() {
-    let authority = schema("CREATE TABLE a(id TEXT PRIMARY KEY, x TEXT, g AS (x)); CREATE TABLE b(id TEXT PRIMARY KEY, y NOT NULL DEFAULT 1); CREATE INDEX i ON b(y);");
+    let authority =
+        schema("CREATE TABLE a(id TEXT PRIMARY KEY, x TEXT, g AS (x)); CREATE TABLE b(id TEXT PRIMARY KEY, y NOT NULL DEFAULT 1); CREATE INDEX i ON b(y);");
     let of = |sql: &str| match merge_schema(&authority, &schema(sql)) {
         Err(e) => e.to_string(),
         Ok(_) => panic!("{sql}"),

@@ -46,9 +46,11 @@ fn every_chinook_table_comes_back_as_it_was() {
 #[test]
 fn the_device_s_table_behaves_as_sqlite_s_own_reading_of_the_text() {
     // Not only the definitions agree: SQLite describes both databases alike.
-    const CATALOGUE: &str = "SELECT t.name, t.wr, t.strict, x.name, x.type, x.\"notnull\", x.pk, x.hidden FROM pragma_table_list t, pragma_table_xinfo(t.name) x
+    const CATALOGUE: &str =
+        "SELECT t.name, t.wr, t.strict, x.name, x.type, x.\"notnull\", x.pk, x.hidden FROM pragma_table_list t, pragma_table_xinfo(t.name) x
                              WHERE t.schema = 'main' AND t.name NOT LIKE 'sqlite%' ORDER BY 1, x.cid";
-    const INDEXES: &str = "SELECT t.name, i.\"unique\", i.origin, i.partial, group_concat(ifnull(x.name, '?') || x.\"desc\" || x.coll || x.key) FROM pragma_table_list t,
+    const INDEXES: &str =
+        "SELECT t.name, i.\"unique\", i.origin, i.partial, group_concat(ifnull(x.name, '?') || x.\"desc\" || x.coll || x.key) FROM pragma_table_list t,
                            pragma_index_list(t.name) i, pragma_index_xinfo(i.name) x WHERE t.schema = 'main' GROUP BY t.name, i.name ORDER BY 1, 2, 3, 4, 5";
     const KEYS: &str = "SELECT t.name, f.\"from\", lower(f.\"table\"), replace(f.on_delete, 'RESTRICT', 'NO ACTION'), f.on_update
                         FROM pragma_table_list t, pragma_foreign_key_list(t.name) f WHERE t.schema = 'main' ORDER BY 1, 2, 3, 4, 5";
@@ -116,7 +118,16 @@ fn virtual_tables_views_and_strangers_are_left_out_with_a_reason() {
     assert_eq!(found.schema.tables.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["n", "note"]);
     assert_eq!(found.schema.tables[0].options.integer_keys, Some(IntegerKeys::DeviceBlocks));
     let why: Vec<String> = found.left_out.iter().map(|(name, why)| format!("{name}: {}", why.split([':', ',']).next().unwrap())).collect();
-    for expected in ["fts: a virtual table", "fts_data: the storage of a virtual table", "v: a view", "scratch: local", "other: excepted by --except", "_syncline_x: Syncline's own", "Syncline_y: Syncline's own", "sqlite_sequence: SQLite's own"] {
+    for expected in [
+        "fts: a virtual table",
+        "fts_data: the storage of a virtual table",
+        "v: a view",
+        "scratch: local",
+        "other: excepted by --except",
+        "_syncline_x: Syncline's own",
+        "Syncline_y: Syncline's own",
+        "sqlite_sequence: SQLite's own",
+    ] {
         assert!(why.iter().any(|line| line == expected), "{expected} in {why:?}");
     }
     let only = introspect(&conn, &SyncOptions { tables: Some(vec!["Note".into()]), ..app_keys() }).unwrap();
@@ -130,7 +141,8 @@ fn local_columns_stay_with_everything_that_reads_them() {
         "CREATE TABLE t(id TEXT PRIMARY KEY, Seen INTEGER NOT NULL DEFAULT 0 CHECK (seen IN (0, 1)), title TEXT CHECK (title <> ''), a AS (seen + 1), b AS (a + 1), c AS (length(title)), UNIQUE(seen, title));
          CREATE INDEX t_seen ON t(title) WHERE seen = 1; CREATE INDEX t_title ON t(title);",
     );
-    let config = crate::config::Config::parse("[table.T]\ncolumns = { seen = { local = true }, title = { caution = \"personal\" } }\npriority = \"low\"").unwrap();
+    let config =
+        crate::config::Config::parse("[table.T]\ncolumns = { seen = { local = true }, title = { caution = \"personal\" } }\npriority = \"low\"").unwrap();
     let found = introspect(&conn, &SyncOptions { config, ..SyncOptions::default() }).unwrap();
     let table = &found.schema.tables[0];
     assert_eq!(table.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["id", "title", "c"]);
