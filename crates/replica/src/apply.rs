@@ -8,11 +8,12 @@ use crate::clash::Clash;
 use crate::error::{Doing, Error, Result};
 use crate::registry::Table;
 use crate::rows::{Kind, RowRecord};
-use crate::tx::{Scope, Tx};
+use crate::schema::parse::trigger_targets;
+use crate::tx::{Role, Scope, Tx};
 use rusqlite::params;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use syncline_core::schema::TableDef;
+use syncline_core::schema::{TableDef, quote};
 use syncline_core::{Cell, ColSet, Decoded, Key, RowState, Rows, Seq, planted};
 
 /// A row of a delta in this replica's terms.
@@ -214,10 +215,48 @@ impl Tx<'_> {
     }
 
     /// Marks this transaction as Syncline's own, so that triggers capture nothing; or ends that.
-    pub fn set_applying(&self, on: bool) -> Result<()> {
+    ///
+    /// On a device the app's own triggers go on, so that derived tables (FTS) stay right; but those that write synced tables
+    /// are put aside for as long: what they did where the row was written arrives as row states of its own.
+    pub fn set_applying(&mut self, on: bool) -> Result<()> {
+        if on {
+            self.cache.suspended = self.suspend_triggers()?;
+        }
         let sql = if on { "INSERT INTO _syncline_applying VALUES(1)" } else { "DELETE FROM _syncline_applying" };
         self.conn.prepare_cached(sql).and_then(|mut q| q.execute([])).doing("marking an apply")?;
+        if !on {
+            for sql in std::mem::take(&mut self.cache.suspended) {
+                self.conn.execute_batch(&sql).doing("putting the app's triggers back")?;
+            }
+        }
         Ok(())
+    }
+
+    /// Drops the app's triggers that write synced tables, inside this transaction; returns their definitions.
+    fn suspend_triggers(&mut self) -> Result<Vec<String>> {
+        if self.role == Role::Authority {
+            return Ok(vec![]);
+        }
+        let all: Vec<(String, String)> = {
+            let mut q = self
+                .conn
+                .prepare_cached("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND name NOT GLOB '_syncline_*' ORDER BY rowid")
+                .doing("reading the app's triggers")?;
+            q.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).and_then(Iterator::collect).doing("reading the app's triggers")?
+        };
+        if all.is_empty() {
+            return Ok(vec![]);
+        }
+        let registry = self.registry()?;
+        let mut suspended = Vec::new();
+        for (name, sql) in all {
+            let writes = trigger_targets(&sql).unwrap_or_default();
+            if writes.iter().any(|t| registry.find(t).is_some_and(|t| t.present)) {
+                self.conn.execute_batch(&format!("DROP TRIGGER {}", quote(&name))).doing("putting a trigger aside")?;
+                suspended.push(sql);
+            }
+        }
+        Ok(suspended)
     }
 
     /// Removes rows that were confirmed up to `to` and did not come with a resync that hydrated everything up to there.

@@ -65,6 +65,8 @@ pub(crate) struct Cache {
     pub heads: HashMap<i64, (Seq, bool)>,
     /// Whether this transaction sees any parked or shelved row: nearly always not, and then nothing needs to be looked up per row.
     pub waiting: Option<bool>,
+    /// Definitions of the app's triggers that this transaction has put aside.
+    pub suspended: Vec<String>,
 }
 
 impl Cache {
