@@ -319,3 +319,32 @@ fn each_device_numbers_from_its_own_block() {
     assert_eq!(ids(&a), ids(&b));
     assert_eq!(ids(&a).len(), 3);
 }
+
+/// No assertion: prints how long a write takes to be visible on a watching device. `cargo test -- --ignored --nocapture latency`
+#[test]
+#[ignore = "a measurement"]
+fn latency_of_a_write_on_a_watching_device() {
+    let world = World::new();
+    let path = world.place.app("a.db");
+    let mut options = sync_options();
+    options.config = syncline::Config::parse("[table.note]\npriority = \"high\"").unwrap();
+    Database::init(&path, &options).unwrap();
+    let a = world.place.open("a.db");
+    a.attach(&world.url, &world.token(), "a").unwrap();
+    let b = world.empty_device("b.db");
+    let (from_b, _on_b, _on_a) = (b.observe(&["note"]).unwrap(), b.start_sync().unwrap(), a.start_sync().unwrap());
+    std::thread::sleep(Duration::from_millis(500));
+    let mut took: Vec<Duration> = (0..200)
+        .map(|n| {
+            std::thread::sleep(Duration::from_millis(20));
+            let at = Instant::now();
+            insert(&a, &format!("n{n}"), "t");
+            from_b.recv_timeout(SOON).unwrap();
+            at.elapsed()
+        })
+        .collect();
+    took.sort();
+    println!("p50 {:?}, p99 {:?}", took[100], took[197]);
+    let requests: u32 = a.events().unwrap().iter().map(|e| e.requests).sum();
+    println!("requests of the writer: {requests} for 200 writes");
+}
