@@ -45,7 +45,9 @@ fn decode_raw<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
 
 fn inflate(body: &[u8], limits: &Limits) -> Result<Vec<u8>, DecodeError> {
     use std::io::Read;
-    let most = limits.body_bytes.min(body.len().saturating_mul(limits.ratio));
+    // A raw message may be as large as the wire allows, so one that inflates to about that is no bomb however well it packs:
+    // long repetitive texts pass any ratio.
+    let most = limits.body_bytes.min(body.len().saturating_mul(limits.ratio).max(limits.wire_bytes.saturating_mul(2)));
     let mut decoder = zstd::stream::read::Decoder::new(body).map_err(|_| DecodeError::Malformed("zstd frame"))?;
     decoder.window_log_max(23).map_err(|_| DecodeError::Malformed("zstd window"))?;
     let mut out = Vec::new();

@@ -213,7 +213,7 @@ fn hostile_bodies_are_refused_by_code() {
 fn a_decompression_bomb_is_too_large() {
     let server = Server::start();
     let bomb = Push {
-        rows: syncline_core::Rows { tables: vec![syncline_core::TableRef { name: "x".repeat(1_000_000), columns: vec![] }], ..Default::default() },
+        rows: syncline_core::Rows { tables: vec![syncline_core::TableRef { name: "x".repeat(20_000_000), columns: vec![] }], ..Default::default() },
         ..Default::default()
     };
     let mut request = push();
