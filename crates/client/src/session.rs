@@ -10,6 +10,9 @@ use syncline_replica::{Env, Replica, Result, Scope};
 /// The most rounds in which refused rows are parked and the rest goes again; then `retries_exhausted`.
 pub const ROUNDS_MAX: u32 = 5;
 
+/// After so many requests a sync leaves what is written meanwhile to the next one, so that it ends beside a busy writer.
+const REQUESTS_MAX: u32 = 100;
+
 /// Whether a sync goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -122,7 +125,9 @@ impl Session {
                 summary.retries_exhausted = true;
             }
         }
-        let more = self.more && taken.committed.is_some();
+        // What was acknowledged may be an earlier attempt, whose answer was lost: the rows written since are still to be sent.
+        let unsent = figures.0 > figures.1 && self.summary.requests < REQUESTS_MAX;
+        let more = (self.more || unsent) && taken.committed.is_some();
         Ok(if taken.again || more { Step::Again } else { Step::Done })
     }
 }

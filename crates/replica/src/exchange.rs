@@ -25,6 +25,9 @@ struct Stage {
     /// How often the delta has run past the head that it first had.
     passes: u32,
     first_head: Seq,
+    /// Whether it was asked for as a resync: then nothing of it was left out as our own.
+    #[serde(default)]
+    whole: bool,
 }
 
 /// What an answer did.
@@ -48,6 +51,12 @@ pub struct Taken {
     pub notices: Vec<String>,
     /// Whether the authority's digest differs although nothing is pending and the cursors are equal.
     pub digest_differs: bool,
+}
+
+/// Returns the first page of a resync: from 0, although the cursor stands elsewhere.
+fn whole_from_zero(cursor: Option<Cursor>) -> PageRequest {
+    let c = cursor.unwrap_or_default();
+    PageRequest { from: Seq(0), after: Position { table: i64::MAX as u64, ..Position::default() }, head: c.seq, chain: c.chain }
 }
 
 impl Tx<'_> {
@@ -109,10 +118,7 @@ impl Tx<'_> {
         let page = match &stage {
             Some(s) => Some(PageRequest { from: s.from, after: s.after.clone(), head: s.head, chain: s.chain }),
             // A resync reads from 0 although the cursor stands elsewhere.
-            None if resync && cursor.is_some() => {
-                let c = cursor.unwrap_or_default();
-                Some(PageRequest { from: Seq(0), after: Position { table: i64::MAX as u64, ..Position::default() }, head: c.seq, chain: c.chain })
-            }
+            None if resync && cursor.is_some() => Some(whole_from_zero(cursor)),
             None => None,
         };
         let growth = stage.as_ref().map_or(0, |s| s.passes.min(8));
@@ -126,7 +132,8 @@ impl Tx<'_> {
                 source: self.source()?,
                 push: frozen.map(|f| f.push),
                 page,
-                page_bytes: (limits.page_bytes as u64) << growth.min(4),
+                // A quarter of the limit at first: a killed or cut device fetches at most that much twice.
+                page_bytes: (limits.page_bytes as u64 / 4).max(1) << growth.min(6),
                 hydrate,
             },
             more,
@@ -295,11 +302,12 @@ impl Tx<'_> {
         let at = cursor.map_or(Seq(0), |c| c.seq);
         let resync = self.wants_resync(scope)?;
         // An answer to a question that we would not ask any more (late, doubled, or another process was faster) is not applied.
-        let asked = sent.page.as_ref().map(|p| &p.after);
-        if asked.filter(|_| stage.is_some()) != stage.as_ref().map(|s| &s.after) {
-            return Ok(());
-        }
-        let from = stage.as_ref().map_or(if resync { Seq(0) } else { at }, |s| s.from);
+        let (from, whole) = match (&stage, &sent.page) {
+            (Some(stage), Some(page)) if stage.after == page.after => (stage.from, stage.whole),
+            (None, Some(page)) if resync && *page == whole_from_zero(cursor) => (Seq(0), true),
+            (None, None) => (at, false),
+            _ => return Ok(()),
+        };
         if delta.from != from || (delta.to < at) || stage.as_ref().is_some_and(|s| s.history != history) {
             return Ok(());
         }
@@ -315,7 +323,7 @@ impl Tx<'_> {
             let passes = stage.as_ref().map_or(0, |s| s.passes) + u32::from(next.seq > first_head);
             let first_head = if next.seq > first_head { delta.to } else { first_head };
             let staged =
-                Stage { from, after: next.clone(), head: delta.to, chain: delta.chain, history, pages: n + 1, rows, left: delta.rows_left, passes, first_head };
+                Stage { from, after: next.clone(), head: delta.to, chain: delta.chain, history, pages: n + 1, rows, left: delta.rows_left, passes, first_head, whole };
             self.set_stage(scope, Some(&staged))?;
             out.progress = Some((rows, delta.rows_left));
             out.again = true;
@@ -324,7 +332,7 @@ impl Tx<'_> {
             }
             return Ok(());
         }
-        self.complete_delta(scope, history, from, delta, stage.as_ref(), limits, out)
+        self.complete_delta(scope, history, (from, whole), delta, stage.as_ref(), limits, out)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -332,7 +340,7 @@ impl Tx<'_> {
         &mut self,
         scope: &Scope,
         history: HistoryId,
-        from: Seq,
+        (from, whole): (Seq, bool),
         delta: &Delta,
         stage: Option<&Stage>,
         limits: &Limits,
@@ -341,8 +349,7 @@ impl Tx<'_> {
         if !planted::on("confirmations_after_merge") {
             self.pass_confirmations(scope, delta.to)?;
         }
-        let resync = self.wants_resync(scope)?;
-        let mut applied = Applied { seen: (from.0 == 0 && resync).then(HashSet::new), ..Applied::default() };
+        let mut applied = Applied { seen: whole.then(HashSet::new), ..Applied::default() };
         self.set_applying(true)?;
         for n in 0..stage.map_or(0, |s| s.pages) {
             let page: Vec<u8> = self
@@ -364,7 +371,7 @@ impl Tx<'_> {
         self.set_cursor(scope, Some(Cursor { history, seq: delta.to, chain: delta.chain }))?;
         self.note_checkpoint(scope, delta.to, delta.chain)?;
         self.set_stage(scope, None)?;
-        if resync {
+        if from.0 == 0 {
             self.conn.execute("UPDATE _syncline_scope SET resync = 0 WHERE n = ?1", [scope.n]).doing("ending a resync")?;
         }
         self.forget_tombstones(scope, delta.floor)?;

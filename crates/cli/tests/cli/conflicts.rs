@@ -43,7 +43,22 @@ fn four_bad_rows_of_a_hundred_wait_and_the_others_go_through() {
     reasons.sort();
     assert_eq!(reasons, ["foreign_key", "rule", "rule", "unique"]);
     for conflict in &parked {
-        for field in ["id", "schema", "table", "key", "op", "base_row_version", "server_row_version", "server_row_deleted", "server_row", "reason", "message", "base", "local", "remote"] {
+        for field in [
+            "id",
+            "schema",
+            "table",
+            "key",
+            "op",
+            "base_row_version",
+            "server_row_version",
+            "server_row_deleted",
+            "server_row",
+            "reason",
+            "message",
+            "base",
+            "local",
+            "remote",
+        ] {
             assert!(conflict.get(field).is_some(), "a conflict lacks {field}: {conflict}");
         }
         assert_eq!((&conflict["schema"], &conflict["op"]), (&"main".into(), &"insert".into()));
@@ -83,7 +98,10 @@ fn each_of_the_three_outcomes_settles_a_row() {
         assert_eq!(device.one("SELECT day FROM entry WHERE id = 'old1'"), "2026-11-20");
         assert_eq!(device.one("SELECT count(*) FROM entry WHERE id = 'old2'"), "0");
         assert_eq!(device.one("SELECT person FROM entry WHERE id = 'nowhere'"), "nobody");
-        assert_eq!(device.one("SELECT group_concat(email) FROM (SELECT email FROM person WHERE id IN ('a1', 'b1') ORDER BY id)"), "a1@example.org,same@example.org");
+        assert_eq!(
+            device.one("SELECT group_concat(email) FROM (SELECT email FROM person WHERE id IN ('a1', 'b1') ORDER BY id)"),
+            "a1@example.org,same@example.org"
+        );
     }
     assert_eq!(crate::support::rows(&open(&a.file())), crate::support::rows(&world.server_db()));
 }

@@ -23,7 +23,20 @@ fn init_status_explain_and_detach_leave_the_file_as_it_was() {
     syncline(dir.path(), &["init", "shop.db", "--integer-keys", "app"]).ends(0);
     assert_eq!(rows(&open(&file)), rows_before);
     let status = syncline(dir.path(), &["status", "shop.db", "--json"]).ends(0).json();
-    for field in ["state", "pending", "parked", "oldest_pending_at", "last_synced_at", "next_retry_at", "last_error", "account", "device_id", "source_id", "server", "scopes"] {
+    for field in [
+        "state",
+        "pending",
+        "parked",
+        "oldest_pending_at",
+        "last_synced_at",
+        "next_retry_at",
+        "last_error",
+        "account",
+        "device_id",
+        "source_id",
+        "server",
+        "scopes",
+    ] {
         assert!(status.get(field).is_some(), "status lacks {field}: {status}");
     }
     let told = syncline(dir.path(), &["explain", "shop.db"]).ends(0).out;

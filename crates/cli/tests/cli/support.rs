@@ -133,8 +133,18 @@ impl World {
         syncline(self.dir.path(), &[&["admin", command, "--data", "authority"], more].concat())
     }
 
+    /// Returns the server's host and port.
+    pub fn host(&self) -> String {
+        self.address.clone()
+    }
+
     /// Makes a device, with a file if `content` gives one, and attaches it.
     pub fn device(&self, name: &str, init: &[&str], content: impl FnOnce(&Path)) -> Device {
+        self.device_at(name, &self.url(), init, content)
+    }
+
+    /// The same, attached by way of another address.
+    pub fn device_at(&self, name: &str, url: &str, init: &[&str], content: impl FnOnce(&Path)) -> Device {
         let device = Device { dir: self.dir.path().join(name) };
         std::fs::create_dir_all(&device.dir).unwrap();
         content(&device.file());
@@ -142,7 +152,7 @@ impl World {
             device.run(&[&["init", "app.db"], init].concat()).ends(0);
         }
         let token = self.admin("token", &["--account", "ada"]).ends(0).out;
-        device.run(&["attach", "app.db", "--server", &self.url(), "--token", token.trim(), "--name", name]).ends(0);
+        device.run(&["attach", "app.db", "--server", url, "--token", token.trim(), "--name", name]).ends(0);
         device
     }
 
@@ -157,6 +167,11 @@ impl Drop for World {
         if let Some(mut server) = self.server.take() {
             let _ = server.kill();
             let _ = server.wait();
+        }
+        if std::thread::panicking() {
+            // What failed can be looked at.
+            self.dir.disable_cleanup(true);
+            eprintln!("left in {}", self.dir.path().display());
         }
     }
 }
@@ -176,6 +191,40 @@ impl Device {
     /// Syncs and expects an exit code.
     pub fn sync(&self, code: i32) -> Value {
         self.run(&["sync", "app.db", "--json"]).ends(code).json()
+    }
+    /// Syncs, with `kill -9` after a while if asked for; returns the exit code, -1 if it was killed.
+    pub fn sync_killed(&self, after: Option<Duration>) -> i32 {
+        let Some(after) = after else { return self.run(&["sync", "app.db"]).code };
+        let begun = Instant::now();
+        let mut code = -1;
+        if self.spawn_sync_until(|| begun.elapsed() >= after, |done| code = done) { code } else { -1 }
+    }
+    /// Syncs, with `kill -9` as soon as `enough` says so; says whether it had ended by itself.
+    pub fn sync_killed_when(&self, enough: impl Fn() -> bool) -> bool {
+        self.spawn_sync_until(enough, |_| {})
+    }
+    fn spawn_sync_until(&self, enough: impl Fn() -> bool, mut ended: impl FnMut(i32)) -> bool {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_syncline"))
+            .args(["sync", "app.db"])
+            .current_dir(&self.dir)
+            .env("SYNCLINE_HOME", self.dir.join("home"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let end = Instant::now() + PATIENCE;
+        while !enough() {
+            if let Some(status) = child.try_wait().unwrap() {
+                ended(status.code().unwrap_or(-1));
+                return true;
+            }
+            assert!(Instant::now() < end, "sync did not end");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        false
     }
     /// Lists conflicts in this state.
     pub fn conflicts(&self, state: &str) -> Vec<Value> {

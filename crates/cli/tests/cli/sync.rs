@@ -46,7 +46,8 @@ fn chinook_is_equal_on_a_second_device_and_offline_work_of_both_survives() {
 #[test]
 fn a_plain_write_to_the_servers_database_reaches_devices() {
     let world = World::new();
-    let a = world.device("a", &[], |file| open(file).execute_batch("CREATE TABLE note(id TEXT PRIMARY KEY, text); INSERT INTO note VALUES('n', 'here')").unwrap());
+    let a =
+        world.device("a", &[], |file| open(file).execute_batch("CREATE TABLE note(id TEXT PRIMARY KEY, text); INSERT INTO note VALUES('n', 'here')").unwrap());
     a.sync(0);
     world.server_db().execute_batch("UPDATE note SET text = 'from the office'").unwrap();
     // Within a second, says the contract; a loaded machine gets some more.
@@ -88,7 +89,8 @@ fn detach_refuses_while_work_is_unsynced_and_leaves_an_ordinary_file_afterwards(
 #[test]
 fn doctor_finds_nothing_and_resync_keeps_what_is_pending() {
     let world = World::new();
-    let a = world.device("a", &[], |file| open(file).execute_batch("CREATE TABLE note(id TEXT PRIMARY KEY, text); INSERT INTO note VALUES('n', 'old')").unwrap());
+    let a =
+        world.device("a", &[], |file| open(file).execute_batch("CREATE TABLE note(id TEXT PRIMARY KEY, text); INSERT INTO note VALUES('n', 'old')").unwrap());
     a.sync(0);
     a.run(&["doctor", "app.db"]).ends(0);
     a.sql("UPDATE note SET text = 'new'");
