@@ -1,0 +1,203 @@
+//! What measurements stand on: rows, clocks, a server in a process of its own, and devices.
+
+use anyhow::{Context, bail};
+use rusqlite::{Connection, params};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use syncline::{Config, Database, Options, Outcome, SyncOptions, SyncReport};
+use tempfile::TempDir;
+
+/// How long the server may take to come up.
+const START: Duration = Duration::from_secs(20);
+const SCHEMA: &str = "
+CREATE TABLE visit(id TEXT PRIMARY KEY, customer TEXT NOT NULL, day TEXT NOT NULL, minutes INTEGER NOT NULL, fee REAL, notes TEXT);
+CREATE TABLE page(id TEXT PRIMARY KEY, title TEXT, body TEXT);";
+const NOTES: &str = "Filter changed, pressure checked; the customer asks for a quote on the second boiler.";
+
+/// Makes a database with the tables and nothing of Syncline in it.
+pub fn plain(path: &Path) -> anyhow::Result<Connection> {
+    let conn = Connection::open(path).with_context(|| format!("making {}", path.display()))?;
+    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")?;
+    conn.execute_batch(SCHEMA)?;
+    Ok(conn)
+}
+
+/// Makes one that captures. What is returned is an app's own connection, with no Syncline code in it.
+pub fn captured(path: &Path) -> anyhow::Result<Connection> {
+    drop(plain(path)?);
+    Database::init(path, &options()?)?;
+    let conn = Connection::open(path)?;
+    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.execute_batch("PRAGMA synchronous = FULL")?;
+    Ok(conn)
+}
+
+fn options() -> anyhow::Result<SyncOptions> {
+    Ok(SyncOptions { config: Config::parse("[table.visit]\npriority = \"high\"")?, ..SyncOptions::default() })
+}
+
+/// Inserts rows of about 150 bytes, numbers `from` up to `to`, in one transaction. Keys come in no order, as UUIDs do.
+pub fn insert(conn: &Connection, from: usize, to: usize) -> anyhow::Result<()> {
+    let tx = conn.unchecked_transaction()?;
+    insert_in(&tx, from, to)?;
+    Ok(tx.commit()?)
+}
+
+/// Inserts them into a transaction that is open.
+pub fn insert_in(conn: &Connection, from: usize, to: usize) -> rusqlite::Result<()> {
+    let mut insert = conn.prepare_cached("INSERT INTO visit VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?;
+    for n in from..to {
+        let id = format!("{:016x}", (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        insert.execute(params![id, "Baker & Daughters", "2026-11-21", n as i64 % 480, n as f64 * 0.25, NOTES])?;
+    }
+    Ok(())
+}
+
+/// Returns the bytes of a database once its WAL is in it.
+pub fn file_bytes(path: &Path) -> anyhow::Result<f64> {
+    let conn = Connection::open(path)?;
+    conn.busy_timeout(Duration::from_secs(10))?;
+    let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get(0))?;
+    if busy != 0 {
+        bail!("{} could not be checkpointed", path.display());
+    }
+    Ok(std::fs::metadata(path)?.len() as f64)
+}
+
+/// Returns the seconds that `work` takes on the wall.
+pub fn wall<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(f64, T)> {
+    let start = Instant::now();
+    let done = work()?;
+    Ok((start.elapsed().as_secs_f64(), done))
+}
+
+/// Returns the seconds of CPU that `work` takes in this thread.
+pub fn cpu<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(f64, T)> {
+    let start = cpu_now();
+    let done = work()?;
+    Ok((cpu_now().saturating_sub(start).as_secs_f64(), done))
+}
+
+/// Returns the CPU time that this thread has had; where the system does not tell it, the time on the wall, which is no less.
+pub fn cpu_now() -> Duration {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let start = *START.get_or_init(Instant::now);
+    cpu_of(Path::new("/proc/thread-self/schedstat")).unwrap_or_else(|| start.elapsed())
+}
+
+fn cpu_of(schedstat: &Path) -> Option<Duration> {
+    let told = std::fs::read_to_string(schedstat).ok()?;
+    Some(Duration::from_nanos(told.split(' ').next()?.parse().ok()?))
+}
+
+/// Returns the lowest of some runs' figures.
+pub fn best(runs: impl IntoIterator<Item = f64>) -> f64 {
+    runs.into_iter().fold(f64::INFINITY, f64::min)
+}
+
+/// A directory with a server in a process of its own, which ends with this, and its devices.
+pub struct Bed {
+    dir: TempDir,
+    server: Child,
+    /// Where it listens, like `127.0.0.1:4840`.
+    pub address: String,
+}
+
+impl Bed {
+    /// Starts a server over an empty directory.
+    pub fn new() -> anyhow::Result<Bed> {
+        let dir = temp_dir()?;
+        let mut server = program()?
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .arg(dir.path().join("authority"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting the server")?;
+        let stdout = server.stdout.take().context("the server has no output")?;
+        let mut bed = Bed { dir, server, address: String::new() };
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || tell.send(BufReader::new(stdout).lines().next()));
+        match told.recv_timeout(START) {
+            Ok(Some(Ok(line))) if line.starts_with("listening on http://") => bed.address = line["listening on http://".len()..].to_owned(),
+            _ => bail!("the server did not come up; try `syncline serve --data DIR` with a new DIR to see why"),
+        }
+        Ok(bed)
+    }
+
+    /// Returns a path in the directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Makes a device that has the tables, attached to `account`, and not synced yet.
+    pub fn device(&self, name: &str, account: &str) -> anyhow::Result<Database> {
+        drop(captured(&self.path(name))?);
+        self.attach(name, account, &self.address)
+    }
+
+    /// Makes a device with an empty file.
+    pub fn empty_device(&self, name: &str, account: &str) -> anyhow::Result<Database> {
+        self.attach(name, account, &self.address)
+    }
+
+    /// Attaches a file, made if it is missing, by the address given.
+    pub fn attach(&self, name: &str, account: &str, address: &str) -> anyhow::Result<Database> {
+        let made = program()?.args(["admin", "token", "--account", account, "--data"]).arg(self.path("authority")).stdin(Stdio::null()).output()?;
+        if !made.status.success() {
+            bail!("no token: {}", String::from_utf8_lossy(&made.stderr));
+        }
+        let options = Options { home: Some(self.path("home")), ..Options::default() };
+        let db = Database::open_or_create(self.path(name), options)?;
+        db.attach(&format!("http://{address}"), String::from_utf8(made.stdout)?.trim(), name)?;
+        Ok(db)
+    }
+
+    /// Returns the CPU time of the server's threads. Those that have ended are not in it; its pool keeps them for a while.
+    pub fn server_cpu(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.server.id())).into_iter().flatten().flatten();
+        tasks.filter_map(|task| cpu_of(&task.path().join("schedstat"))).sum()
+    }
+
+    /// Returns the most memory that the server had since its start or `forget_memory`, in MB; `None` where the system tells none.
+    pub fn server_memory(&self) -> Option<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.split_whitespace().next()?.parse::<f64>().ok()? * 1024.0 / 1e6)
+    }
+
+    /// Begins to look anew for the most memory.
+    pub fn forget_memory(&self) -> anyhow::Result<()> {
+        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.server.id()), "5")?)
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// Makes a temporary directory, gone when dropped.
+pub fn temp_dir() -> anyhow::Result<TempDir> {
+    tempfile::Builder::new().prefix("syncline-bench-").tempdir().context("making a temporary directory")
+}
+
+fn program() -> anyhow::Result<Command> {
+    Ok(Command::new(std::env::current_exe().context("finding this program")?))
+}
+
+/// Syncs once; anything but a full success ends the benchmark.
+pub fn sync(db: &Database) -> anyhow::Result<SyncReport> {
+    let report = db.sync_once(None, |_| {});
+    match report.outcome {
+        Outcome::Synced => Ok(report),
+        other => bail!("a sync ended as {other:?}: {}", report.error.map(|e| e.message).unwrap_or_default()),
+    }
+}
