@@ -58,6 +58,7 @@ pub struct Session {
     limits: Limits,
     summary: Summary,
     checkpoints: bool,
+    schema_wanted: bool,
     more: bool,
     sent_rows: u64,
 }
@@ -65,7 +66,7 @@ pub struct Session {
 impl Session {
     /// Begins a sync.
     pub fn new(limits: Limits) -> Session {
-        Session { limits, summary: Summary { rounds: 1, ..Summary::default() }, checkpoints: false, more: false, sent_rows: 0 }
+        Session { limits, summary: Summary { rounds: 1, ..Summary::default() }, checkpoints: false, schema_wanted: false, more: false, sent_rows: 0 }
     }
 
     /// Returns what has been done so far.
@@ -75,7 +76,7 @@ impl Session {
 
     /// Absorbs what was captured, freezes a bundle and returns the request to send.
     pub fn next(&mut self, replica: &mut Replica, env: &mut Env) -> Result<SyncRequest> {
-        let (limits, checkpoints) = (self.limits, self.checkpoints);
+        let (limits, checkpoints, schema_wanted) = (self.limits, self.checkpoints, self.schema_wanted);
         let push = !self.summary.retries_exhausted;
         let (request, more) = replica.transact(env, |tx| {
             let scope = tx.scope(1)?;
@@ -85,7 +86,8 @@ impl Session {
             let (request, more) = tx.build_request(&scope, &limits, push, checkpoints)?;
             let queued = tx.pending_figures(&scope)?.0;
             let fingerprint = tx.fingerprint()?;
-            let request = SyncRequest { version: syncline_core::VERSION, device_time_ms: tx.env.now_ms, fingerprint, queued, scopes: vec![request] };
+            let device_time_ms = tx.env.now_ms;
+            let request = SyncRequest { version: syncline_core::VERSION, device_time_ms, fingerprint, queued, schema_wanted, scopes: vec![request] };
             Ok((request, more))
         })?;
         self.more = more;
@@ -98,14 +100,27 @@ impl Session {
     pub fn answer(&mut self, replica: &mut Replica, env: &mut Env, sent: &SyncRequest, answer: &SyncResponse) -> Result<Step> {
         let limits = self.limits;
         let (Some(sent), Some(given)) = (sent.scopes.first(), answer.scopes.first()) else { return Ok(Step::Done) };
-        let (taken, figures, cursor) = replica.transact(env, |tx| {
+        let (taken, figures, cursor, schema_wanted) = replica.transact(env, |tx| {
             let scope: Scope = tx.scope(1)?;
             tx.absorb()?;
-            let taken = tx.take_answer(&scope, answer.history, sent, given, &limits)?;
+            if let Some(schema) = &answer.schema {
+                tx.create_missing(schema)?;
+            }
+            let schema_wanted = tx.meta::<[u8; 16]>("authority_schema")?.is_none_or(|known| known != answer.fingerprint.0);
+            let mut taken = tx.take_answer(&scope, answer.history, sent, given, &limits)?;
+            if taken.digest_differs {
+                // Replicas with other columns have other digests; that is no difference.
+                taken.digest_differs = tx.fingerprint()? == answer.fingerprint;
+            }
+            if taken.digest_differs && tx.repair(&scope)? {
+                taken.again = true;
+                taken.notices.push("this device and the server differed although they should be equal; everything was compared and merged both ways".into());
+            }
             let figures = tx.pending_figures(&scope)?;
             let cursor = tx.cursor(&scope)?.map_or(0, |c| c.seq.0);
-            Ok((taken, figures, cursor))
+            Ok((taken, figures, cursor, schema_wanted))
         })?;
+        self.schema_wanted = schema_wanted;
         self.checkpoints = taken.notices.iter().any(|n| n == "checkpoints");
         let summary = &mut self.summary;
         if taken.committed.is_some() {
@@ -128,6 +143,6 @@ impl Session {
         // What was acknowledged may be an earlier attempt, whose answer was lost: the rows written since are still to be sent.
         let unsent = figures.0 > figures.1 && self.summary.requests < REQUESTS_MAX;
         let more = (self.more || unsent) && taken.committed.is_some();
-        Ok(if taken.again || more { Step::Again } else { Step::Done })
+        Ok(if taken.again || more || schema_wanted { Step::Again } else { Step::Done })
     }
 }

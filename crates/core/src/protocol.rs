@@ -21,6 +21,8 @@ pub struct SyncRequest {
     pub fingerprint: Fingerprint,
     /// Rows waiting here, for the operator.
     pub queued: u64,
+    /// Whether the answer shall bring the authority's schema: it is another than the device last heard of.
+    pub schema_wanted: bool,
     /// The scopes asked about; those left out have not changed on the device.
     pub scopes: Vec<ScopeRequest>,
 }
@@ -98,6 +100,8 @@ pub struct SyncResponse {
     pub history: HistoryId,
     /// The authority's schema.
     pub fingerprint: Fingerprint,
+    /// The same in full, if it was asked for.
+    pub schema: Option<Schema>,
     /// One answer per scope asked about.
     pub scopes: Vec<ScopeAnswer>,
 }

@@ -264,19 +264,25 @@ impl Tx<'_> {
                 born = true;
             } else {
                 row.fill(t, values.clone());
-                if row.compute_hash(t) == row.hash && was_shown {
+                let unseen = self.unseen_columns(t, &row, &values)?;
+                if row.compute_hash(t) == row.hash && was_shown && unseen.is_empty() {
                     return Ok(false);
                 }
                 let all = |ms: i64| t.shown.iter().map(|c| (*c, ms)).collect::<Vec<_>>();
                 let mut times = match fold.inserted {
                     Some(ms) => all(ms),
-                    None if fold.times.is_empty() || !was_shown => all(fold.last),
+                    None if (fold.times.is_empty() && unseen.is_empty()) || !was_shown => all(fold.last),
                     None => vec![],
                 };
                 for (c, ms) in &fold.times {
                     match times.iter_mut().find(|x| x.0 == *c) {
                         Some(x) => x.1 = *ms,
                         None => times.push((*c, *ms)),
+                    }
+                }
+                for c in unseen {
+                    if !times.iter().any(|x| x.0 == c) {
+                        times.push((c, fold.last));
                     }
                 }
                 if times.is_empty() {
@@ -290,6 +296,23 @@ impl Tx<'_> {
         }
         self.note_local(scope, t, &mut row, &changed, born, numbered)?;
         Ok(true)
+    }
+
+    /// Lists columns that were never written as far as the sidecar knows, and hold something else than their default: they were
+    /// written between their `ADD COLUMN` and the first look of capture at them.
+    fn unseen_columns(&mut self, t: &Table, row: &RowRecord, values: &[Value]) -> Result<Vec<usize>> {
+        let mut out = Vec::new();
+        for (c, value) in t.shown.iter().zip(values).filter(|(c, _)| row.state.cell(**c).is_none()) {
+            let default = match t.def.column(&t.columns[*c].name).and_then(|d| d.default.clone()) {
+                // The expression is this database's own.
+                Some(expr) => self.conn.query_row(&format!("SELECT {expr}"), [], |r| r.get_ref(0).map(crate::bind::value)).doing("reading a column's default")?,
+                None => Value::Null,
+            };
+            if *value != default {
+                out.push(*c);
+            }
+        }
+        Ok(out)
     }
 
     /// Writes columns at their own times as one edit; no stamp is below `least`.
@@ -346,6 +369,8 @@ impl Tx<'_> {
     /// the same values, at the authority's time. Such stamps were refused everywhere, so no other replica has merged them.
     /// Returns how many rows were dated anew.
     pub fn restamp_future(&mut self, now_ms: i64, limit_ms: i64) -> Result<u64> {
+        // First, as ever: a row is saved with the values that its table has, and what is not absorbed yet would pass for old.
+        self.absorb()?;
         let limit = Hlc::from_ms(limit_ms);
         self.cache.writer = None;
         let writer = self.writer()?;
@@ -357,7 +382,9 @@ impl Tx<'_> {
         for (scope, table, key) in pending {
             let (scope, t) = (self.scope(scope)?, self.registry()?.get(table)?);
             let mut row = self.load_complete(&scope, &t, &Key(key))?;
-            let known = row.version.0 > 0;
+            // Others may have merged an earlier write of it, acknowledged or not, unless the row began after the limit.
+            let births = row.state.births();
+            let known = row.version.0 > 0 || births.is_empty() || births.iter().any(|b| b.hlc <= limit);
             let others = row.state.ctx.entries().iter().map(|e| e.1).filter(|h| *h <= limit).max().unwrap_or_default();
             let hlc = if known { limit.next() } else { Hlc::from_ms(now_ms).max(others.next()) };
             if row.state.restamp(limit, Stamp { hlc, writer }, known) {

@@ -76,6 +76,7 @@ pub(crate) fn triggers(t: &Table, generation: i64) -> Vec<(String, String)> {
 /// Whether two rows have the same bytes in a column. `IS` alone calls 1 and 1.0 equal, and 'a' and 'A' under NOCASE.
 fn same(a: &str, b: &str, column: &str, typed: bool) -> String {
     let c = quote(column);
+    // -0.0 and 0.0 are the same to every SQL function. Alone, the change is seen by the row's hash; beside another, by the digest.
     let types = if typed { format!(" AND typeof({a}.{c}) = typeof({b}.{c})") } else { String::new() };
     format!("({a}.{c} COLLATE BINARY IS {b}.{c}{types})")
 }
@@ -215,6 +216,8 @@ impl Tx<'_> {
         if self.cache.schema_cookie == Some(cookie) {
             return Ok(vec![]);
         }
+        // Another process may have registered tables, too.
+        self.cache.registry = None;
         let mut repaired = Vec::new();
         for t in self.registry()?.all() {
             if self.mend(&t)? {

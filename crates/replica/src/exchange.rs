@@ -382,6 +382,25 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Mends a difference to the authority by a merge both ways: everything here is offered whole, everything there is read
+    /// anew. At most once a day, so that a difference that cannot be mended costs little; says whether it began.
+    pub fn repair(&mut self, scope: &Scope) -> Result<bool> {
+        const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+        let name = format!("repaired_at:{}", scope.n);
+        let now = self.env.now_ms;
+        if self.meta::<i64>(&name)?.is_some_and(|at| (at..at + DAY_MS).contains(&now)) {
+            return Ok(false);
+        }
+        self.set_meta(&name, now)?;
+        let all: Vec<(i64, Key)> = {
+            let mut q = self.conn.prepare("SELECT tbl, key FROM _syncline_row WHERE scope = ?1 AND kind IN (0, 3, 4)").doing("offering everything again")?;
+            q.query_map([scope.n], |r| Ok((r.get(0)?, Key(r.get(1)?)))).and_then(Iterator::collect).doing("offering everything again")?
+        };
+        self.offer_whole(scope, &all)?;
+        self.request_resync(scope)?;
+        Ok(true)
+    }
+
     /// Whether nothing is pending or waiting in this scope.
     pub fn is_settled(&self, scope: &Scope) -> Result<bool> {
         self.conn

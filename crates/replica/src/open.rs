@@ -57,6 +57,8 @@ impl Replica {
 fn configure(conn: &Connection) -> Result<()> {
     conn.busy_timeout(std::time::Duration::from_millis(BUSY_MS)).doing("setting a time limit")?;
     conn.set_prepared_statement_cache_capacity(256);
+    // Without it SQLite prepares a range query anew for each new value that is bound to it.
+    conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).doing("keeping plans")?;
     conn.pragma_update(None, "synchronous", "FULL").doing("asking for durable commits")?;
     // A bulk load touches three trees in random order; SQLite's default of 2 MB would read every page again and again.
     conn.pragma_update(None, "cache_size", -CACHE_KIB).doing("sizing the page cache")?;
@@ -115,9 +117,10 @@ impl Tx<'_> {
         Ok(found)
     }
 
-    /// Makes the tables of an authority's schema that this device lacks, empty, and syncs them.
+    /// Makes the tables of an authority's schema that this device lacks, and shows in them what was kept for them.
     pub fn create_missing(&mut self, schema: &Schema) -> Result<Vec<String>> {
         let mut made = Vec::new();
+        self.set_meta("authority_schema", &schema.fingerprint().0[..])?;
         for def in &schema.tables {
             let exists = self
                 .conn

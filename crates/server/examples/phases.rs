@@ -72,7 +72,11 @@ fn sync(authority: &mut Authority, replica: &mut Replica, caller: &Caller) {
             break;
         }
     }
-    println!("  {n} requests: next {next:.2} s, authority {send:.2} s, wire {wire:.2} s, answer {take:.2} s, {:?} rows up, {} down", session.summary().rows_up, session.summary().rows_down);
+    println!(
+        "  {n} requests: next {next:.2} s, authority {send:.2} s, wire {wire:.2} s, answer {take:.2} s, {:?} rows up, {} down",
+        session.summary().rows_up,
+        session.summary().rows_down
+    );
 }
 
 fn main() {
@@ -93,7 +97,14 @@ fn main() {
         conn.execute_batch("BEGIN").unwrap();
         let mut q = conn.prepare("INSERT INTO item VALUES(randomblob(16), ?1, ?2, ?3, ?4, ?5)").unwrap();
         for i in 0..ROWS {
-            q.execute(rusqlite::params![format!("name of item number {i}"), "a text of about forty characters, or so", i as i64, i as f64 / 3.0, "another text of fifty characters or a little more"]).unwrap();
+            q.execute(rusqlite::params![
+                format!("name of item number {i}"),
+                "a text of about forty characters, or so",
+                i as i64,
+                i as f64 / 3.0,
+                "another text of fifty characters or a little more"
+            ])
+            .unwrap();
         }
         drop(q);
         conn.execute_batch("COMMIT").unwrap();

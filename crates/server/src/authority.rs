@@ -55,7 +55,7 @@ impl Authority {
             let answer = self.replica.transact(env, |tx| {
                 Ok(write_request(tx, caller, request, history, &limits).and_then(|w| {
                     let answers = read_request(tx, request, w.scopes, &limits)?;
-                    respond(tx, history, answers)
+                    respond(tx, history, request, answers)
                 }))
             });
             return answer?;
@@ -66,7 +66,7 @@ impl Authority {
                 Ok(answers) => answers,
                 Err(e) => return Ok(Err(e)),
             };
-            Ok(respond(tx, history, answers))
+            Ok(respond(tx, history, request, answers))
         })?
     }
 
@@ -131,8 +131,9 @@ pub fn read_request(
 }
 
 /// Puts the answers into a response.
-pub fn respond(tx: &mut Tx, history: HistoryId, scopes: Vec<ScopeAnswer>) -> Result<SyncResponse, ApiError> {
-    Ok(SyncResponse { version: syncline_core::VERSION, server_time_ms: tx.env.now_ms, history, fingerprint: tx.fingerprint()?, scopes })
+pub fn respond(tx: &mut Tx, history: HistoryId, request: &SyncRequest, scopes: Vec<ScopeAnswer>) -> Result<SyncResponse, ApiError> {
+    let schema = if request.schema_wanted { Some(tx.schema()?) } else { None };
+    Ok(SyncResponse { version: syncline_core::VERSION, server_time_ms: tx.env.now_ms, history, fingerprint: tx.fingerprint()?, schema, scopes })
 }
 
 /// Refuses what no device of this version sends.

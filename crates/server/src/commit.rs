@@ -433,6 +433,7 @@ fn write_one_by_one(
 ) -> Result<HashMap<usize, Clash>, Error> {
     let mut todo: Vec<usize> = (0..rows.len()).filter(|i| !known.contains_key(i)).collect();
     let mut clashes: HashMap<usize, Clash>;
+    let mut freed = false;
     loop {
         clashes = HashMap::new();
         let before = todo.len();
@@ -446,9 +447,13 @@ fn write_one_by_one(
                 }
             }
         }
-        if left.is_empty() || left.len() == before {
+        if left.is_empty() {
             break;
         }
+        if left.len() == before && (freed || !free_unique_values(tx, scope, rows, &left, &clashes)?) {
+            break;
+        }
+        freed |= left.len() == before;
         todo = left;
     }
     for (i, row) in rows.iter().enumerate() {
@@ -467,6 +472,21 @@ fn write_one_by_one(
         }
     }
     Ok(clashes)
+}
+
+/// Rows that swap unique values are in each other's way: takes them all out of their tables, to be put in again.
+/// Says whether it did; not where taking a row out would set off foreign-key actions.
+fn free_unique_values(tx: &mut Tx, scope: &Scope, rows: &[Pushed], left: &[usize], clashes: &HashMap<usize, Clash>) -> Result<bool, Error> {
+    let acted_on = acted_on(tx)?;
+    let movable = |i: &&usize| {
+        let row = &rows[**i];
+        clashes.get(*i).is_some_and(|c| c.reason == Reason::Unique) && !row.incoming.state.is_dead() && !acted_on.iter().any(|a| a.0 == row.table.n)
+    };
+    let swapped: Vec<usize> = left.iter().filter(movable).copied().collect();
+    for i in &swapped {
+        rows[*i].table.delete(tx, scope, &rows[*i].incoming.key)?;
+    }
+    Ok(!swapped.is_empty())
 }
 
 /// Merges one row and writes it to sidecar and business table.
@@ -547,6 +567,12 @@ fn must_capture(tx: &mut Tx, rows: &[Pushed]) -> Result<bool, Error> {
     if triggers {
         return Ok(true);
     }
+    let acted_on = acted_on(tx)?;
+    Ok(rows.iter().any(|r| acted_on.contains(&(r.table.n, true)) || (r.incoming.state.is_dead() && acted_on.contains(&(r.table.n, false)))))
+}
+
+/// Lists parents whose rows' deletion (false) or change (true) makes foreign keys act.
+fn acted_on(tx: &mut Tx) -> Result<HashSet<(i64, bool)>, Error> {
     let registry = tx.registry()?;
     let mut acted_on = HashSet::new();
     for t in registry.all() {
@@ -554,7 +580,7 @@ fn must_capture(tx: &mut Tx, rows: &[Pushed]) -> Result<bool, Error> {
             acted_on.extend(registry.find(&f.table).map(|p| (p.n, f.on_update != Action::None && !f.parent_columns.is_empty())));
         }
     }
-    Ok(rows.iter().any(|r| acted_on.contains(&(r.table.n, true)) || (r.incoming.state.is_dead() && acted_on.contains(&(r.table.n, false)))))
+    Ok(acted_on)
 }
 
 /// Whether a deferred foreign key is violated at this point of the transaction.

@@ -163,7 +163,7 @@ impl Engine {
         })?;
         self.read(|tx| {
             let answers = read_request(tx, &request, written.scopes, &limits)?;
-            respond(tx, history, answers)
+            respond(tx, history, &request, answers)
         })
     }
 
