@@ -126,6 +126,9 @@ impl Tx<'_> {
         if row.is_new() {
             return self.apply_new(scope, t, row, x, out);
         }
+        if is_collision(t, &row, &x) {
+            return self.apply_collision(scope, t, row, x, out);
+        }
         let before = row.state.clone();
         let mut changed = row.state.merge(&x.state, &x.mask);
         row.version = row.version.max(x.seq);
@@ -152,6 +155,19 @@ impl Tx<'_> {
         self.touch(scope, &mut row)?;
         self.place(scope, t, &mut row, &RowState::default(), out)?;
         self.save(scope, t, &mut row)
+    }
+
+    /// Two things got one integer key. The authority's is the row; this device's is put aside with its values, for a decision.
+    fn apply_collision(&mut self, scope: &Scope, t: &Arc<Table>, mut row: RowRecord, x: Incoming, out: &mut Applied) -> Result<()> {
+        let local = t.row_object(&row.key, &row.state);
+        let before = std::mem::take(&mut row.state);
+        row.state = x.state;
+        row.pend = None;
+        (row.version, row.created) = (x.seq, x.created);
+        self.touch(scope, &mut row)?;
+        self.place(scope, t, &mut row, &before, out)?;
+        self.save(scope, t, &mut row)?;
+        self.park_collision(scope, t, &row, local)
     }
 
     /// Makes the table show a merged row, or shelves it. The record's cells are complete; `before` is the state until now.
@@ -335,6 +351,23 @@ fn settle_pending(row: &mut RowRecord, x: &Incoming, t: &Table) -> ColSet {
         row.pend = None;
     }
     changed
+}
+
+/// Whether a row that was inserted here and one that came are two things with one integer key: neither insert knew of the
+/// other, and they are not identical. Other keys are minted to be unique: there, two inserts of one key are one row.
+pub fn is_collision(t: &Table, row: &RowRecord, x: &Incoming) -> bool {
+    let unconfirmed = row.version.0 == 0 && row.pend.is_some();
+    unconfirmed && t.def.integer_key().is_some() && strangers(&row.state, &x.state, &x.mask)
+}
+
+/// Whether two live states have no birth in common, do not know each other's, and differ in a value.
+pub fn strangers(a: &RowState, b: &RowState, mask: &ColSet) -> bool {
+    if a.is_dead() || b.is_dead() {
+        return false;
+    }
+    let (born_a, born_b) = (a.births(), b.births());
+    let apart = !born_a.iter().any(|s| b.ctx.covers(s)) && !born_b.iter().any(|s| a.ctx.covers(s));
+    apart && mask.columns().any(|c| a.cell(c).map(|x| &x.value) != b.cell(c).map(|x| &x.value))
 }
 
 fn same_cell(a: Option<&Cell>, b: Option<&Cell>) -> bool {

@@ -67,7 +67,10 @@ impl Tx<'_> {
                     continue;
                 }
                 let row = self.load_complete(&scope, &t, &key)?;
-                let local = (!row.state.is_dead()).then(|| t.row_object(&key, &row.state));
+                let local = match self.collided(&scope, &t, &key)? {
+                    Some(local) => Some(local),
+                    None => (!row.state.is_dead()).then(|| t.row_object(&key, &row.state)),
+                };
                 let refusal = match self.refusal(&scope, &t, &key)? {
                     Some(refusal) => refusal,
                     None => Refusal {
@@ -115,6 +118,12 @@ impl Tx<'_> {
     pub fn resolve(&mut self, id: &str, how: &Resolution) -> Result<()> {
         let (scope, t, key, conflict) = self.find_conflict(id)?;
         let row = self.load_complete(&scope, &t, &key)?;
+        if let Some(local) = self.collided(&scope, &t, &key)? {
+            self.resolve_collision(&t, &key, local, how)?;
+            self.forget_collided(&scope, &t, &key)?;
+            self.absorb()?;
+            return Ok(());
+        }
         match how {
             Resolution::Mine => {
                 if conflict.state == "shelved" {
@@ -144,6 +153,36 @@ impl Tx<'_> {
             self.unpark_and_touch(&scope, &t, &key)?;
         }
         Ok(())
+    }
+
+    /// Settles two rows that got one integer key: the server's stays as it is, mine goes, or comes back under a new key.
+    fn resolve_collision(&mut self, t: &Table, key: &Key, local: BTreeMap<String, Value>, how: &Resolution) -> Result<()> {
+        let given = match how {
+            Resolution::Server => return Ok(()),
+            Resolution::Mine => BTreeMap::new(),
+            Resolution::Merged(values) => values.clone(),
+        };
+        let [key_column] = &t.key[..] else { return Err(Error::Damaged("a collision of a key with several columns".into())) };
+        let mut values = local;
+        for (name, value) in given {
+            if name != *key_column && t.column(&name).is_none() {
+                return Err(Error::Refused(format!("table `{}` has no column `{name}`", t.def.name)));
+            }
+            values.insert(name, value);
+        }
+        // Without a new key in what was given, SQLite draws the next one, as it does for the app.
+        if key.decode().ok().as_deref() == values.get(key_column).map(std::slice::from_ref) {
+            values.remove(key_column);
+        }
+        let names: Vec<String> = values.keys().map(|n| quote(n)).collect();
+        let marks = vec!["?"; names.len()].join(", ");
+        let sql = format!("INSERT OR ABORT INTO {}({}) VALUES({marks})", quote(&t.def.name), names.join(", "));
+        let binds: Vec<Bind> = values.values().map(Bind).collect();
+        let params: Vec<&dyn ToSql> = binds.iter().map(|b| b as &dyn ToSql).collect();
+        match self.conn.execute(&sql, &params[..]).map(drop).doing("inserting the row under a new key") {
+            Ok(()) => Ok(()),
+            Err(e) => Err(Error::Refused(format!("the row does not fit: {}", Clash::from_error(e)?.message))),
+        }
     }
 
     /// Writes columns of a row into its table as the app would; a row that is not there is inserted with the local values.

@@ -158,7 +158,7 @@ impl Tx<'_> {
     /// Lists pending rows that are not parked, at most `most`: high priority first, then in order of our own sequence.
     fn pending_in_order(&mut self, scope: &Scope, most: usize) -> Result<Vec<(i64, Key, Seq)>> {
         let parked: HashSet<Member> =
-            if self.is_anything_waiting()? { self.members("SELECT tbl, key FROM _syncline_parked WHERE scope = ?1", scope)? } else { HashSet::new() };
+            if self.is_anything_waiting()? { self.members("SELECT tbl, key FROM _syncline_parked WHERE scope = ?1 AND local IS NULL", scope)? } else { HashSet::new() };
         let (tables, classes) = (self.registry()?.all(), self.classes()?);
         let mut rows: Vec<(i64, Key, Seq)> = Vec::new();
         for class in &classes {
@@ -325,7 +325,7 @@ impl Tx<'_> {
     fn confirm_range(&mut self, scope: &Scope, first: Seq, last: Seq, seq: Seq) -> Result<()> {
         let last = if planted::on("confirms_later_edits") { i64::MAX } else { last.0 as i64 };
         let parked = match self.is_anything_waiting()? {
-            true => " AND NOT EXISTS (SELECT 1 FROM _syncline_parked p WHERE p.scope = r.scope AND p.tbl = r.tbl AND p.key = r.key)",
+            true => " AND NOT EXISTS (SELECT 1 FROM _syncline_parked p WHERE p.scope = r.scope AND p.tbl = r.tbl AND p.key = r.key AND p.local IS NULL)",
             false => "",
         };
         let sql = format!(
@@ -389,7 +389,10 @@ impl Tx<'_> {
     pub fn pending_figures(&self, scope: &Scope) -> Result<(u64, u64, Option<i64>)> {
         let pending: i64 = self
             .conn
-            .prepare_cached("SELECT count(*) FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = ?1 AND pend IS NOT NULL")
+            .prepare_cached(
+                "SELECT (SELECT count(*) FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = ?1 AND pend IS NOT NULL)
+                      + (SELECT count(*) FROM _syncline_parked WHERE scope = ?1 AND local IS NOT NULL)",
+            )
             .and_then(|mut q| q.query_row([scope.n], |r| r.get(0)))
             .doing("counting what is pending")?;
         let parked: i64 = self

@@ -4,7 +4,7 @@
 //! creation stamp, then the smaller key), so that replicas agree without asking anyone. Parked rows live here too: pending,
 //! refused by the authority, waiting for a decision.
 
-use crate::apply::Applied;
+use crate::apply::{Applied, RowObject};
 use crate::bind::{Bind, values};
 use crate::clash::Clash;
 use crate::error::{Doing, Result};
@@ -15,7 +15,7 @@ use rusqlite::{OptionalExtension, ToSql, params};
 use std::collections::HashSet;
 use std::sync::Arc;
 use syncline_core::schema::{ForeignKey, IndexPart, quote};
-use syncline_core::{ColSet, Key, Reason, Refusal, Value, planted};
+use syncline_core::{ColSet, Key, Reason, Refusal, Seq, Value, planted};
 
 /// How often settling may find new work before it leaves the rest for the next apply.
 const SETTLE_ROUNDS: usize = 8;
@@ -57,24 +57,61 @@ impl Tx<'_> {
             .doing("parking a row")?;
         Ok(())
     }
-    /// Takes a row out of parking; says whether it was parked.
+    /// Parks this device's half of a key collision: its values, beside the row that bears the key now.
+    pub(crate) fn park_collision(&mut self, scope: &Scope, t: &Table, row: &RowRecord, local: RowObject) -> Result<()> {
+        let refusal = Refusal {
+            schema: "main".into(),
+            table: t.def.name.clone(),
+            key: t.key_object(&row.key),
+            op: "insert".into(),
+            base_row_version: Seq(0),
+            server_row_version: row.version,
+            server_row_deleted: false,
+            server_row: Some(t.row_object(&row.key, &row.state)),
+            reason: Reason::KeyCollision,
+            message: "another device gave this key to another row; keep yours under a new key, or let it go".into(),
+        };
+        self.park(scope, t, &row.key, &refusal)?;
+        let json = serde_json::to_vec(&local).unwrap_or_default();
+        self.conn
+            .execute("UPDATE _syncline_parked SET local = ?4 WHERE scope = ?1 AND tbl = ?2 AND key = ?3", params![scope.n, t.n, row.key.0, json])
+            .doing("keeping a row whose key collided")?;
+        Ok(())
+    }
+    /// Returns the values that a key collision put aside.
+    pub fn collided(&self, scope: &Scope, t: &Table, key: &Key) -> Result<Option<RowObject>> {
+        let json: Option<Option<Vec<u8>>> = self
+            .conn
+            .prepare_cached("SELECT local FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3")
+            .and_then(|mut q| q.query_row(params![scope.n, t.n, key.0], |r| r.get(0)).optional())
+            .doing("reading a row whose key collided")?;
+        Ok(json.flatten().and_then(|j| serde_json::from_slice(&j).ok()))
+    }
+    /// Forgets the values that a key collision put aside, once they are decided.
+    pub(crate) fn forget_collided(&mut self, scope: &Scope, t: &Table, key: &Key) -> Result<()> {
+        self.conn
+            .execute("DELETE FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3", params![scope.n, t.n, key.0])
+            .doing("settling a key collision")?;
+        Ok(())
+    }
+    /// Takes a row out of parking; says whether it was parked. Values that a key collision put aside stay until decided.
     pub fn unpark(&mut self, scope: &Scope, t: &Table, key: &Key) -> Result<bool> {
         if !self.is_anything_waiting()? {
             return Ok(false);
         }
         self.conn
-            .prepare_cached("DELETE FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3")
+            .prepare_cached("DELETE FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3 AND local IS NULL")
             .and_then(|mut q| q.execute(params![scope.n, t.n, key.0]))
             .map(|n| n > 0)
             .doing("taking a row out of parking")
     }
-    /// Whether a row is parked.
+    /// Whether a row is parked. The row beside which a key collision put values aside is not.
     pub fn is_parked(&mut self, scope: &Scope, t: &Table, key: &Key) -> Result<bool> {
         if !self.is_anything_waiting()? {
             return Ok(false);
         }
         self.conn
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3)")
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3 AND local IS NULL)")
             .and_then(|mut q| q.query_row(params![scope.n, t.n, key.0], |r| r.get(0)))
             .doing("reading parked rows")
     }
@@ -87,7 +124,7 @@ impl Tx<'_> {
         let parked: Vec<(i64, Vec<u8>, String)> = {
             let mut q = self
                 .conn
-                .prepare_cached("SELECT tbl, key, reason FROM _syncline_parked WHERE scope = ?1 AND reason IN ('foreign_key', 'unique')")
+                .prepare_cached("SELECT tbl, key, reason FROM _syncline_parked WHERE scope = ?1 AND reason IN ('foreign_key', 'unique') AND local IS NULL")
                 .doing("reading parked rows")?;
             q.query_map([scope.n], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).and_then(Iterator::collect).doing("reading parked rows")?
         };

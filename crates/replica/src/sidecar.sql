@@ -64,10 +64,11 @@ CREATE TABLE _syncline_row(
   image BLOB,
   PRIMARY KEY(scope, tbl, key)) WITHOUT ROWID;
 
--- Rows that wait for a decision, with the refusal as the authority gave it.
+-- Rows that wait for a decision, with the refusal as the authority gave it. local: the values of a row whose key another row
+-- bears now, as JSON; NULL where the row itself has them.
 CREATE TABLE _syncline_parked(
   scope INTEGER NOT NULL, tbl INTEGER NOT NULL, key BLOB NOT NULL,
-  reason TEXT NOT NULL, message TEXT NOT NULL, refusal BLOB NOT NULL, since INTEGER NOT NULL,
+  reason TEXT NOT NULL, message TEXT NOT NULL, refusal BLOB NOT NULL, since INTEGER NOT NULL, local BLOB,
   PRIMARY KEY(scope, tbl, key)) WITHOUT ROWID;
 
 -- Rows that their table cannot hold for now.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use syncline_core::digest::{chain_of, first_chain};
 use syncline_core::schema::Action;
 use syncline_core::{Acked, BundleId, Chain, ColSet, DeviceId, Hlc, Key, Limits, Nonce, Outcome, Push, Reason, Refusal, RowState, Seq, SourceId, planted};
+use syncline_replica::apply::strangers;
 use syncline_replica::{Absorbed, Clash, Doing, Error, Incoming, Kind, RowRecord, Scope, Table, Tx, number};
 
 /// A push that was looked at. An answer can be built from nothing else.
@@ -56,6 +57,10 @@ pub fn commit(tx: &mut Tx, scope: &Scope, device: DeviceId, source: SourceId, pu
         Translated::Rows(rows) => rows,
         Translated::Refused(rows) => return Ok(nothing(reject(rows, limits))),
     };
+    let collided = collisions(tx, scope, &rows)?;
+    if !collided.is_empty() {
+        return Ok(nothing(reject(collided, limits)));
+    }
     let incomplete = incomplete(tx, scope, &rows)?;
     if !incomplete.is_empty() {
         return Ok(nothing(Outcome::Incomplete(incomplete)));
@@ -303,6 +308,19 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
         out.push(pushed);
     }
     Ok(if refused.is_empty() { Translated::Rows(out) } else { Translated::Refused(refused) })
+}
+
+/// Refuses inserts whose integer key another row got meanwhile: two things never become one row.
+fn collisions(tx: &mut Tx, scope: &Scope, rows: &[Pushed]) -> Result<Vec<Refusal>, Error> {
+    let mut out = Vec::new();
+    for row in rows.iter().filter(|r| r.incoming.seq.0 == 0 && r.table.def.integer_key().is_some()) {
+        let here = tx.load_complete(scope, &row.table, &row.incoming.key)?;
+        if !here.is_new() && strangers(&here.state, &row.incoming.state, &row.incoming.mask) {
+            let message = "another device gave this key to another row".to_owned();
+            out.push(refusal(tx, scope, row, Reason::KeyCollision, message)?);
+        }
+    }
+    Ok(out)
 }
 
 /// Lists the rows of which the sender left columns out although they are not here, or only as gravestones.
