@@ -43,10 +43,7 @@ impl Disk {
     /// Creates an empty disk. `name` is for messages only and need not be unique; `seed` decides
     /// every random byte that SQLite asks of it, SQL `random()` and `randomblob()` included.
     pub fn new(name: &str, seed: u64) -> Self {
-        Self {
-            name: name.to_owned(),
-            shared: ffi::register(seed),
-        }
+        Self { name: name.to_owned(), shared: ffi::register(seed) }
     }
 
     /// Returns the name given to [`Disk::new`].
@@ -62,9 +59,7 @@ impl Disk {
 
     /// Opens a database file for reading and writing, creating it if there is none.
     pub fn open(&self, path: &str) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         Connection::open_with_flags_and_vfs(path, flags, self.vfs_name())
     }
 
@@ -153,11 +148,7 @@ impl Drop for Disk {
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.shared.state();
-        f.debug_struct("Disk")
-            .field("name", &self.name)
-            .field("ops", &state.ops)
-            .field("dead", &state.dead)
-            .finish_non_exhaustive()
+        f.debug_struct("Disk").field("name", &self.name).field("ops", &state.ops).field("dead", &state.dead).finish_non_exhaustive()
     }
 }
 
@@ -170,8 +161,7 @@ mod tests {
         let disk = Disk::new("freed", 1);
         let weak = Arc::downgrade(&disk.shared);
         let db = disk.open("app.db").unwrap();
-        db.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t (a)")
-            .unwrap();
+        db.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t (a)").unwrap();
         drop(disk);
         assert!(weak.upgrade().is_some());
         drop(db);

@@ -88,7 +88,12 @@ fn rows(conn: &Connection, sql: &str) -> Vec<String> {
 fn edits_of_two_columns_on_two_offline_devices_both_survive() {
     let mut se = env(99);
     let mut authority = Authority::open(Connection::open_in_memory().unwrap(), &mut se).unwrap();
-    let mut a = device(&mut authority, &mut se, Some("CREATE TABLE note(id TEXT PRIMARY KEY, title TEXT, body TEXT); INSERT INTO note VALUES('n1','t','b'),('n2','x','y');"), 1);
+    let mut a = device(
+        &mut authority,
+        &mut se,
+        Some("CREATE TABLE note(id TEXT PRIMARY KEY, title TEXT, body TEXT); INSERT INTO note VALUES('n1','t','b'),('n2','x','y');"),
+        1,
+    );
     let first = sync(&mut authority, &mut se, &mut a);
     assert_eq!((first.rows_up, first.rows_down, first.requests), (2, 0, 1), "{first:?}");
     let mut b = device(&mut authority, &mut se, None, 2);

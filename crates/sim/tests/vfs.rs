@@ -12,22 +12,10 @@ struct Mode {
     synchronous: &'static str,
 }
 
-const WAL_FULL: Mode = Mode {
-    journal: "wal",
-    synchronous: "full",
-};
-const WAL_NORMAL: Mode = Mode {
-    journal: "wal",
-    synchronous: "normal",
-};
-const DELETE_FULL: Mode = Mode {
-    journal: "delete",
-    synchronous: "full",
-};
-const TRUNCATE_FULL: Mode = Mode {
-    journal: "truncate",
-    synchronous: "full",
-};
+const WAL_FULL: Mode = Mode { journal: "wal", synchronous: "full" };
+const WAL_NORMAL: Mode = Mode { journal: "wal", synchronous: "normal" };
+const DELETE_FULL: Mode = Mode { journal: "delete", synchronous: "full" };
+const TRUNCATE_FULL: Mode = Mode { journal: "truncate", synchronous: "full" };
 
 fn open(disk: &Disk, mode: Mode) -> rusqlite::Result<Connection> {
     let db = disk.open(DB)?;
@@ -66,23 +54,13 @@ fn survivors(disk: &Disk) -> i64 {
         return 0;
     }
     let count = one("SELECT count(DISTINCT tx) FROM t");
-    assert_eq!(
-        one("SELECT count(*) FROM t"),
-        3 * count,
-        "a transaction is half there"
-    );
-    assert_eq!(
-        one("SELECT coalesce(max(tx), 0) FROM t"),
-        count,
-        "an earlier transaction is lost"
-    );
+    assert_eq!(one("SELECT count(*) FROM t"), 3 * count, "a transaction is half there");
+    assert_eq!(one("SELECT coalesce(max(tx), 0) FROM t"), count, "an earlier transaction is lost");
     count
 }
 
 fn check_integrity(db: &Connection) {
-    let answer: String = db
-        .query_row("PRAGMA integrity_check", [], |r| r.get(0))
-        .unwrap();
+    let answer: String = db.query_row("PRAGMA integrity_check", [], |r| r.get(0)).unwrap();
     assert_eq!(answer, "ok");
 }
 
@@ -147,8 +125,7 @@ fn a_sync_that_lies_loses_commits() {
         let disk = Disk::new("liar", 1);
         let db = open(&disk, WAL_FULL).unwrap();
         disk.drop_syncs(true);
-        db.execute_batch("INSERT INTO t VALUES (1, 0, 0), (1, 1, 0), (1, 2, 0)")
-            .unwrap();
+        db.execute_batch("INSERT INTO t VALUES (1, 0, 0), (1, 1, 0), (1, 2, 0)").unwrap();
         disk.kill();
         drop(db);
         disk.crash(seed);
@@ -163,8 +140,7 @@ fn one_planned_sync_that_lies_is_enough_to_lose_a_commit() {
         let disk = Disk::new("liar", 1);
         let db = open(&disk, WAL_FULL).unwrap();
         disk.fail_at(1, Fault::DropSync);
-        db.execute_batch("INSERT INTO t VALUES (1, 0, 0), (1, 1, 0), (1, 2, 0)")
-            .unwrap();
+        db.execute_batch("INSERT INTO t VALUES (1, 0, 0), (1, 1, 0), (1, 2, 0)").unwrap();
         disk.kill();
         drop(db);
         disk.crash(seed);
@@ -177,30 +153,19 @@ fn one_planned_sync_that_lies_is_enough_to_lose_a_commit() {
 fn a_dead_disk_changes_nothing_and_a_forgotten_connection_stays_dead() {
     let disk = Disk::new("dead", 1);
     let db = open(&disk, WAL_FULL).unwrap();
-    db.execute_batch("INSERT INTO t VALUES (1, 0, 0), (1, 1, 0), (1, 2, 0)")
-        .unwrap();
+    db.execute_batch("INSERT INTO t VALUES (1, 0, 0), (1, 1, 0), (1, 2, 0)").unwrap();
     disk.kill();
     let ops = disk.ops();
     let before: Vec<_> = disk.files().iter().map(|f| disk.read(f)).collect();
     assert!(db.execute_batch("DELETE FROM t").is_err());
-    assert!(
-        disk.open(DB).is_err()
-            || disk
-                .open(DB)
-                .unwrap()
-                .execute_batch("SELECT * FROM t")
-                .is_err()
-    );
+    assert!(disk.open(DB).is_err() || disk.open(DB).unwrap().execute_batch("SELECT * FROM t").is_err());
     let after: Vec<_> = disk.files().iter().map(|f| disk.read(f)).collect();
     assert_eq!(before, after);
     assert_eq!(disk.ops(), ops);
 
     disk.crash(1);
     assert_eq!(survivors(&disk), 1);
-    assert!(
-        db.execute_batch("DELETE FROM t").is_err(),
-        "it belongs to the life before"
-    );
+    assert!(db.execute_batch("DELETE FROM t").is_err(), "it belongs to the life before");
     drop(db);
     assert_eq!(survivors(&disk), 1);
 }
@@ -221,17 +186,12 @@ fn two_wal_connections_see_each_others_commits_and_readers_do_not_block_the_writ
     let disk = Disk::new("two", 1);
     let a = open(&disk, WAL_FULL).unwrap();
     let b = open(&disk, WAL_FULL).unwrap();
-    let count = |db: &Connection| {
-        db.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0))
-            .unwrap()
-    };
+    let count = |db: &Connection| db.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0)).unwrap();
     for round in 0..200 {
         let (writer, reader) = if round % 2 == 0 { (&a, &b) } else { (&b, &a) };
         reader.execute_batch("BEGIN").unwrap();
         assert_eq!(count(reader), round);
-        writer
-            .execute("INSERT INTO t VALUES (1, 0, randomblob(3000))", [])
-            .unwrap();
+        writer.execute("INSERT INTO t VALUES (1, 0, randomblob(3000))", []).unwrap();
         assert_eq!(count(reader), round, "a snapshot moved");
         reader.execute_batch("COMMIT").unwrap();
         assert_eq!(count(reader), round + 1);
@@ -239,15 +199,11 @@ fn two_wal_connections_see_each_others_commits_and_readers_do_not_block_the_writ
     check_integrity(&a);
 
     a.execute_batch("BEGIN IMMEDIATE").unwrap();
-    b.busy_timeout(std::time::Duration::from_millis(50))
-        .unwrap();
+    b.busy_timeout(std::time::Duration::from_millis(50)).unwrap();
     let clock = disk.clock();
     let error = b.execute_batch("BEGIN IMMEDIATE").unwrap_err();
     assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
-    assert!(
-        disk.clock() > clock,
-        "the busy handler slept on the simulated clock"
-    );
+    assert!(disk.clock() > clock, "the busy handler slept on the simulated clock");
 }
 
 #[test]
@@ -255,14 +211,10 @@ fn two_connections_with_a_rollback_journal_take_turns() {
     let disk = Disk::new("turns", 1);
     let a = open(&disk, DELETE_FULL).unwrap();
     let b = open(&disk, DELETE_FULL).unwrap();
-    a.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (1, 0, 0)")
-        .unwrap();
+    a.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (1, 0, 0)").unwrap();
     let error = b.execute_batch("BEGIN IMMEDIATE").unwrap_err();
     assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
-    let count = || {
-        b.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0))
-            .unwrap()
-    };
+    let count = || b.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0)).unwrap();
     assert_eq!(count(), 0);
     a.execute_batch("COMMIT").unwrap();
     assert_eq!(count(), 1);
@@ -285,17 +237,14 @@ fn connections_of_two_threads_share_a_disk() {
                 }))
                 .unwrap();
                 for _ in 0..200 {
-                    db.execute("INSERT INTO t VALUES (1, 0, randomblob(500))", [])
-                        .unwrap();
+                    db.execute("INSERT INTO t VALUES (1, 0, randomblob(500))", []).unwrap();
                 }
             });
         }
     });
     let db = disk.open(DB).unwrap();
     check_integrity(&db);
-    let n: i64 = db
-        .query_row("SELECT count(*) FROM t", [], |r| r.get(0))
-        .unwrap();
+    let n: i64 = db.query_row("SELECT count(*) FROM t", [], |r| r.get(0)).unwrap();
     assert_eq!(n, 400);
 }
 
@@ -325,9 +274,7 @@ fn a_full_disk_is_reported_as_such() {
     let disk = Disk::new("full", 1);
     let db = open(&disk, WAL_FULL).unwrap();
     disk.fail_at(1, Fault::Full);
-    let error = db
-        .execute_batch("INSERT INTO t VALUES (1, 0, 0)")
-        .unwrap_err();
+    let error = db.execute_batch("INSERT INTO t VALUES (1, 0, 0)").unwrap_err();
     assert!(matches!(error, Error::SqliteFailure(e, _) if e.code == ErrorCode::DiskFull));
 }
 
@@ -345,9 +292,7 @@ fn the_same_seed_gives_the_same_bytes() {
              INSERT INTO t SELECT value, random(), randomblob(100) FROM json_each('[1,2,3,4,5]')",
         )
         .unwrap();
-        let at: String = db
-            .query_row("SELECT max(at) FROM r", [], |r| r.get(0))
-            .unwrap();
+        let at: String = db.query_row("SELECT max(at) FROM r", [], |r| r.get(0)).unwrap();
         assert_eq!(at, "2023-11-14 22:13:20.000");
         // Closing checkpoints; the WAL's salts, which only `seed_sqlite` decides, are gone.
         drop(db);
@@ -397,9 +342,7 @@ fn temporary_files_work_and_are_not_counted() {
          CREATE INDEX temp.xb ON x (b)",
     )
     .unwrap();
-    let n: i64 = db
-        .query_row("SELECT count(*) FROM x", [], |r| r.get(0))
-        .unwrap();
+    let n: i64 = db.query_row("SELECT count(*) FROM x", [], |r| r.get(0)).unwrap();
     assert_eq!((n, disk.ops()), (2000, ops));
     assert!(disk.files().iter().all(|f| f.starts_with(DB)));
 }
@@ -410,8 +353,7 @@ fn a_dropped_disk_is_forgotten_and_its_connection_goes_on() {
     let db = open(&disk, WAL_FULL).unwrap();
     let vfs = disk.vfs_name().to_owned();
     drop(disk);
-    db.execute_batch("INSERT INTO t VALUES (random(), 0, datetime('now'))")
-        .unwrap();
+    db.execute_batch("INSERT INTO t VALUES (random(), 0, datetime('now'))").unwrap();
     let flags = rusqlite::OpenFlags::default();
     assert!(Connection::open_with_flags_and_vfs("x.db", flags, vfs.as_str()).is_err());
 }
@@ -437,10 +379,7 @@ fn ten_thousand_disks_leave_nothing_behind() {
 #[test]
 #[ignore = "a measurement"]
 fn cost() {
-    for (label, each) in [
-        ("100 inserts in one transaction", false),
-        ("100 commits", true),
-    ] {
+    for (label, each) in [("100 inserts in one transaction", false), ("100 commits", true)] {
         let rounds = 2000;
         let start = std::time::Instant::now();
         for seed in 0..rounds {
@@ -450,18 +389,13 @@ fn cost() {
                 db.execute_batch("BEGIN").unwrap();
             }
             for i in 0..100 {
-                let mut insert = db
-                    .prepare_cached("INSERT INTO t VALUES (?1, 0, NULL)")
-                    .unwrap();
+                let mut insert = db.prepare_cached("INSERT INTO t VALUES (?1, 0, NULL)").unwrap();
                 insert.execute([i]).unwrap();
             }
             if !each {
                 db.execute_batch("COMMIT").unwrap();
             }
         }
-        println!(
-            "{label}: {} us",
-            start.elapsed().as_micros() / u128::from(rounds)
-        );
+        println!("{label}: {} us", start.elapsed().as_micros() / u128::from(rounds));
     }
 }

@@ -59,6 +59,8 @@ pub(super) fn register(seed: u64) -> Arc<Shared> {
     static HOOK: Once = Once::new();
     // SAFETY: a function of the right type that lives as long as the process.
     HOOK.call_once(|| unsafe {
+        // Counting memory takes a mutex of the process with each allocation. Refused, and no harm, once SQLite is in use.
+        sql::sqlite3_config(sql::SQLITE_CONFIG_MEMSTATUS, 0);
         sql::sqlite3_auto_extension(Some(on_connect));
     });
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -96,11 +98,7 @@ pub fn seed_sqlite(seed: u64) {
     // SAFETY: the arguments that this operation takes; a null connection is allowed.
     unsafe {
         sql::sqlite3_initialize();
-        sql::sqlite3_test_control(
-            sql::SQLITE_TESTCTRL_PRNG_SEED,
-            seed,
-            ptr::null_mut::<sql::sqlite3>(),
-        );
+        sql::sqlite3_test_control(sql::SQLITE_TESTCTRL_PRNG_SEED, seed, ptr::null_mut::<sql::sqlite3>());
     }
 }
 
@@ -126,12 +124,7 @@ impl Handle {
         if state.dead || state.life != self.life {
             return error;
         }
-        let mut parts = Parts {
-            index: self.index,
-            is_temp: self.is_temp,
-            lock: &mut self.lock,
-            shm: &mut self.shm,
-        };
+        let mut parts = Parts { index: self.index, is_temp: self.is_temp, lock: &mut self.lock, shm: &mut self.shm };
         f(&mut parts, &mut state)
     }
 }
@@ -259,11 +252,7 @@ unsafe extern "C" fn x_open(
     sql::SQLITE_OK
 }
 
-unsafe extern "C" fn x_delete(
-    vfs: *mut sql::sqlite3_vfs,
-    name: *const c_char,
-    _sync_dir: c_int,
-) -> c_int {
+unsafe extern "C" fn x_delete(vfs: *mut sql::sqlite3_vfs, name: *const c_char, _sync_dir: c_int) -> c_int {
     // SAFETY: SQLite passes our VFS and a C string.
     let (mut state, name) = unsafe { (shared(vfs).state(), bytes(name).unwrap_or_default()) };
     if state.dead {
@@ -279,32 +268,20 @@ unsafe extern "C" fn x_delete(
     sql::SQLITE_OK
 }
 
-unsafe extern "C" fn x_access(
-    vfs: *mut sql::sqlite3_vfs,
-    name: *const c_char,
-    flags: c_int,
-    out: *mut c_int,
-) -> c_int {
+unsafe extern "C" fn x_access(vfs: *mut sql::sqlite3_vfs, name: *const c_char, flags: c_int, out: *mut c_int) -> c_int {
     // SAFETY: SQLite passes our VFS, a C string and a place for the answer.
     let (state, name) = unsafe { (shared(vfs).state(), bytes(name).unwrap_or_default()) };
     if state.dead {
         return sql::SQLITE_IOERR_ACCESS;
     }
     // As on Unix, an empty file does not "exist": an empty journal is no journal.
-    let yes = state.find(name).is_some_and(|index| {
-        flags != sql::SQLITE_ACCESS_EXISTS || !state.files[index].data().is_empty()
-    });
+    let yes = state.find(name).is_some_and(|index| flags != sql::SQLITE_ACCESS_EXISTS || !state.files[index].data().is_empty());
     // SAFETY: as above.
     unsafe { *out = c_int::from(yes) };
     sql::SQLITE_OK
 }
 
-unsafe extern "C" fn x_full_pathname(
-    _vfs: *mut sql::sqlite3_vfs,
-    name: *const c_char,
-    out_len: c_int,
-    out: *mut c_char,
-) -> c_int {
+unsafe extern "C" fn x_full_pathname(_vfs: *mut sql::sqlite3_vfs, name: *const c_char, out_len: c_int, out: *mut c_char) -> c_int {
     // SAFETY: SQLite passes a C string and a buffer of `out_len`.
     unsafe {
         let name = CStr::from_ptr(name).to_bytes_with_nul();
@@ -338,11 +315,7 @@ unsafe extern "C" fn x_dl_sym(
 
 unsafe extern "C" fn x_dl_close(_: *mut sql::sqlite3_vfs, _: *mut c_void) {}
 
-unsafe extern "C" fn x_randomness(
-    vfs: *mut sql::sqlite3_vfs,
-    len: c_int,
-    out: *mut c_char,
-) -> c_int {
+unsafe extern "C" fn x_randomness(vfs: *mut sql::sqlite3_vfs, len: c_int, out: *mut c_char) -> c_int {
     let size = usize::try_from(len).unwrap_or(0);
     // SAFETY: SQLite passes our VFS and a buffer of `len`, which is set before it is borrowed.
     unsafe {
@@ -425,12 +398,7 @@ unsafe extern "C" fn x_close(file: *mut sql::sqlite3_file) -> c_int {
     sql::SQLITE_OK
 }
 
-unsafe extern "C" fn x_read(
-    file: *mut sql::sqlite3_file,
-    out: *mut c_void,
-    len: c_int,
-    offset: i64,
-) -> c_int {
+unsafe extern "C" fn x_read(file: *mut sql::sqlite3_file, out: *mut c_void, len: c_int, offset: i64) -> c_int {
     // SAFETY: SQLite passes an open file and a buffer of `len`.
     let handle = unsafe { handle(file) };
     let (len, offset) = (len as usize, offset as usize);
@@ -444,20 +412,11 @@ unsafe extern "C" fn x_read(
             ptr::copy_nonoverlapping(found.as_ptr(), out, n);
             ptr::write_bytes(out.add(n), 0, len - n);
         }
-        if n == len {
-            sql::SQLITE_OK
-        } else {
-            sql::SQLITE_IOERR_SHORT_READ
-        }
+        if n == len { sql::SQLITE_OK } else { sql::SQLITE_IOERR_SHORT_READ }
     })
 }
 
-unsafe extern "C" fn x_write(
-    file: *mut sql::sqlite3_file,
-    from: *const c_void,
-    len: c_int,
-    offset: i64,
-) -> c_int {
+unsafe extern "C" fn x_write(file: *mut sql::sqlite3_file, from: *const c_void, len: c_int, offset: i64) -> c_int {
     let (len, offset) = (len as usize, offset as usize);
     // SAFETY: SQLite passes an open file and `len` bytes.
     let (handle, bytes) = unsafe { (handle(file), slice::from_raw_parts(from.cast::<u8>(), len)) };
@@ -514,9 +473,7 @@ unsafe extern "C" fn x_file_size(file: *mut sql::sqlite3_file, out: *mut i64) ->
 unsafe extern "C" fn x_lock(file: *mut sql::sqlite3_file, level: c_int) -> c_int {
     // SAFETY: SQLite passes an open file.
     let handle = unsafe { handle(file) };
-    handle.with(sql::SQLITE_IOERR_LOCK, |h, state| {
-        busy_or_ok(state.files[h.index].locks.lock(h.lock, level as u8))
-    })
+    handle.with(sql::SQLITE_IOERR_LOCK, |h, state| busy_or_ok(state.files[h.index].locks.lock(h.lock, level as u8)))
 }
 
 unsafe extern "C" fn x_unlock(file: *mut sql::sqlite3_file, level: c_int) -> c_int {
@@ -550,18 +507,10 @@ unsafe extern "C" fn x_sector_size(_: *mut sql::sqlite3_file) -> c_int {
 
 unsafe extern "C" fn x_device_characteristics(_: *mut sql::sqlite3_file) -> c_int {
     // What production sees: a torn write harms no neighbours. No atomic writes, no safe append.
-    sql::SQLITE_IOCAP_POWERSAFE_OVERWRITE
-        | sql::SQLITE_IOCAP_SUBPAGE_READ
-        | sql::SQLITE_IOCAP_UNDELETABLE_WHEN_OPEN
+    sql::SQLITE_IOCAP_POWERSAFE_OVERWRITE | sql::SQLITE_IOCAP_SUBPAGE_READ | sql::SQLITE_IOCAP_UNDELETABLE_WHEN_OPEN
 }
 
-unsafe extern "C" fn x_shm_map(
-    file: *mut sql::sqlite3_file,
-    index: c_int,
-    size: c_int,
-    extend: c_int,
-    out: *mut *mut c_void,
-) -> c_int {
+unsafe extern "C" fn x_shm_map(file: *mut sql::sqlite3_file, index: c_int, size: c_int, extend: c_int, out: *mut *mut c_void) -> c_int {
     // SAFETY: SQLite passes an open file and a place for the answer. The region is kept by the
     // handle until it unmaps or closes; its memory is atomics, so it may be written through.
     unsafe {
@@ -576,19 +525,10 @@ unsafe extern "C" fn x_shm_map(
     }
 }
 
-unsafe extern "C" fn x_shm_lock(
-    file: *mut sql::sqlite3_file,
-    offset: c_int,
-    count: c_int,
-    flags: c_int,
-) -> c_int {
+unsafe extern "C" fn x_shm_lock(file: *mut sql::sqlite3_file, offset: c_int, count: c_int, flags: c_int) -> c_int {
     let slots = (((1_u32 << count) - 1) << offset) as u8;
     let unlock = flags & sql::SQLITE_SHM_UNLOCK != 0;
-    let error = if unlock {
-        sql::SQLITE_OK
-    } else {
-        sql::SQLITE_IOERR_SHMLOCK
-    };
+    let error = if unlock { sql::SQLITE_OK } else { sql::SQLITE_IOERR_SHMLOCK };
     // SAFETY: SQLite passes an open file.
     let handle = unsafe { handle(file) };
     handle.with(error, |h, state| {
@@ -597,11 +537,7 @@ unsafe extern "C" fn x_shm_lock(
             shm.unlock(h.shm, slots);
             return sql::SQLITE_OK;
         }
-        busy_or_ok(if flags & sql::SQLITE_SHM_SHARED != 0 {
-            shm.lock_shared(h.shm, slots)
-        } else {
-            shm.lock_exclusive(h.shm, slots)
-        })
+        busy_or_ok(if flags & sql::SQLITE_SHM_SHARED != 0 { shm.lock_shared(h.shm, slots) } else { shm.lock_exclusive(h.shm, slots) })
     })
 }
 
@@ -623,11 +559,7 @@ unsafe extern "C" fn x_shm_unmap(file: *mut sql::sqlite3_file, _delete: c_int) -
 
 /// Replaces `random()` and `randomblob()` on connections to our disks, however they were opened:
 /// SQLite's own draw from a generator that all threads of the process share.
-unsafe extern "C" fn on_connect(
-    db: *mut sql::sqlite3,
-    _error: *mut *mut c_char,
-    _api: *const sql::sqlite3_api_routines,
-) -> c_int {
+unsafe extern "C" fn on_connect(db: *mut sql::sqlite3, _error: *mut *mut c_char, _api: *const sql::sqlite3_api_routines) -> c_int {
     let mut vfs: *mut sql::sqlite3_vfs = ptr::null_mut();
     // SAFETY: SQLite passes an open connection; this control fills in a pointer to its VFS, and
     // every VFS has a name. Each function gets an `Arc` that SQLite gives back to `x_release`.
@@ -644,20 +576,9 @@ unsafe extern "C" fn on_connect(
         let app_data = (*vfs).pAppData;
         let define = |name: &CStr, args, f| {
             Arc::increment_strong_count(app_data.cast::<Shared>());
-            sql::sqlite3_create_function_v2(
-                db,
-                name.as_ptr(),
-                args,
-                sql::SQLITE_UTF8 | sql::SQLITE_INNOCUOUS,
-                app_data,
-                Some(f),
-                None,
-                None,
-                Some(x_release),
-            )
+            sql::sqlite3_create_function_v2(db, name.as_ptr(), args, sql::SQLITE_UTF8 | sql::SQLITE_INNOCUOUS, app_data, Some(f), None, None, Some(x_release))
         };
-        type Function =
-            unsafe extern "C" fn(*mut sql::sqlite3_context, c_int, *mut *mut sql::sqlite3_value);
+        type Function = unsafe extern "C" fn(*mut sql::sqlite3_context, c_int, *mut *mut sql::sqlite3_value);
         match define(c"random", 0, sql_random as Function) {
             sql::SQLITE_OK => define(c"randomblob", 1, sql_randomblob as Function),
             error => error,
@@ -670,11 +591,7 @@ unsafe extern "C" fn x_release(app_data: *mut c_void) {
     unsafe { Arc::decrement_strong_count(app_data.cast::<Shared>()) };
 }
 
-unsafe extern "C" fn sql_random(
-    context: *mut sql::sqlite3_context,
-    _: c_int,
-    _: *mut *mut sql::sqlite3_value,
-) {
+unsafe extern "C" fn sql_random(context: *mut sql::sqlite3_context, _: c_int, _: *mut *mut sql::sqlite3_value) {
     // SAFETY: the user data is the `Shared` given to `on_connect`.
     unsafe {
         let shared = &*sql::sqlite3_user_data(context).cast::<Shared>();
@@ -684,11 +601,7 @@ unsafe extern "C" fn sql_random(
     }
 }
 
-unsafe extern "C" fn sql_randomblob(
-    context: *mut sql::sqlite3_context,
-    _: c_int,
-    args: *mut *mut sql::sqlite3_value,
-) {
+unsafe extern "C" fn sql_randomblob(context: *mut sql::sqlite3_context, _: c_int, args: *mut *mut sql::sqlite3_value) {
     // SAFETY: the user data is the `Shared` given to `on_connect`; there is one argument; the
     // blob is copied before it is freed.
     unsafe {

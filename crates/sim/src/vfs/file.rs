@@ -158,11 +158,7 @@ fn tear(offset: usize, len: usize, rng: &mut Rng) -> Fate {
         return Fate::Lost;
     }
     let boundary = (first + rng.below((last - first) as u64) as usize) * SECTOR;
-    if rng.below(2) == 0 {
-        Fate::Head(boundary - offset)
-    } else {
-        Fate::Tail(boundary - offset)
-    }
+    if rng.below(2) == 0 { Fate::Head(boundary - offset) } else { Fate::Tail(boundary - offset) }
 }
 
 fn put(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {

@@ -113,13 +113,7 @@ pub(super) struct ShmHeld {
 
 impl Shm {
     /// Returns a region, making it and those before it if `extend`.
-    pub fn map<'h>(
-        &mut self,
-        held: &'h mut ShmHeld,
-        index: usize,
-        size: usize,
-        extend: bool,
-    ) -> Option<&'h Region> {
+    pub fn map<'h>(&mut self, held: &'h mut ShmHeld, index: usize, size: usize, extend: bool) -> Option<&'h Region> {
         if !held.user {
             held.user = true;
             self.users += 1;

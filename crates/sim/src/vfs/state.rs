@@ -2,6 +2,7 @@
 //! code here.
 
 use super::file::File;
+pub(super) use crate::rng::Rng;
 
 /// What goes wrong at a planned operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +59,7 @@ pub(super) struct State {
 
 impl State {
     pub fn new(seed: u64) -> Self {
-        Self {
-            dead: false,
-            drop_syncs: false,
-            clock_us: 0,
-            ops: 0,
-            rng: Rng::new(seed),
-            life: 0,
-            files: Vec::new(),
-            full: false,
-            faults: Vec::new(),
-        }
+        Self { dead: false, drop_syncs: false, clock_us: 0, ops: 0, rng: Rng::new(seed), life: 0, files: Vec::new(), full: false, faults: Vec::new() }
     }
 
     /// Counts a write-class operation and decides how it goes.
@@ -130,9 +121,7 @@ impl State {
     }
 
     pub fn find(&self, name: &[u8]) -> Option<usize> {
-        self.files
-            .iter()
-            .position(|f| f.name.as_deref() == Some(name))
+        self.files.iter().position(|f| f.name.as_deref() == Some(name))
     }
 
     /// Makes an empty file and returns its index.
@@ -157,9 +146,7 @@ impl State {
 
     pub fn names(&self) -> Vec<String> {
         let named = self.files.iter().filter_map(|f| f.name.as_deref());
-        let mut names: Vec<_> = named
-            .map(|n| String::from_utf8_lossy(n).into_owned())
-            .collect();
+        let mut names: Vec<_> = named.map(|n| String::from_utf8_lossy(n).into_owned()).collect();
         names.sort();
         names
     }
@@ -173,33 +160,5 @@ impl State {
         let index = self.create(Some(name));
         self.files[index].write(0, bytes);
         self.files[index].sync();
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): tiny, and any seed is good.
-pub(super) struct Rng(u64);
-
-impl Rng {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Returns a number below `limit`, which is not 0. The bias is below limit / 2^64.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
-    }
-
-    pub fn fill(&mut self, bytes: &mut [u8]) {
-        for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
-        }
     }
 }

@@ -1,0 +1,164 @@
+//! What must hold: after every answer, and at the end of a history.
+
+use crate::ledger::{Check, SERVER, name};
+use crate::schema::VARIANTS;
+use crate::site::Site;
+use crate::world::World;
+use std::collections::{BTreeMap, BTreeSet};
+use syncline_core::digest::{chain_of, first_chain};
+use syncline_core::{ScopeId, Value};
+
+impl World {
+    /// Checks that a device's tables are those after one complete bundle: all writes of the bundles up to its cursor are
+    /// there, and none of others' later ones.
+    pub fn check_prefix(&self, d: usize) -> Check {
+        let device = &self.devices[d];
+        let Some(cursor) = device.cursor() else { return Ok(()) };
+        let cursor = cursor.seq.0 as i64;
+        for ((t, key), row) in &self.ledger.rows {
+            let mut state = None;
+            for op in &row.ops {
+                let Some(seq) = op.committed else { continue };
+                if seq > cursor && op.by == d {
+                    continue;
+                }
+                let at = device.site.numbers[*t];
+                if !row.collected.is_empty() && !device.site.mirror.rows.contains_key(&(at, key.clone())) {
+                    continue;
+                }
+                if state.is_none() {
+                    state = Some(device.site.mirror.state(at, key)?);
+                }
+                let covered = state.as_ref().is_some_and(|s| s.ctx.covers(&op.stamp));
+                if seq <= cursor && !covered {
+                    return Err(format!(
+                        "PREFIX device {d} at {cursor} lacks {op:?} of row {key:?} in {}, bundle {seq}",
+                        VARIANTS[self.variant].tables[*t].name
+                    ));
+                }
+                if seq > cursor && covered && self.one_past {
+                    return Err(format!(
+                        "PARTIAL device {d} at {cursor} has {op:?} of row {key:?} in {}, bundle {seq}",
+                        VARIANTS[self.variant].tables[*t].name
+                    ));
+                }
+            }
+        }
+        self.check_marks(&device.site)
+    }
+
+    /// Rows that were written together are there together, as far as a bundle holds them.
+    fn check_marks(&self, site: &Site) -> Check {
+        if self.splits {
+            return Ok(());
+        }
+        let mut found: BTreeMap<&Value, (i64, i64)> = BTreeMap::new();
+        let mut order: BTreeMap<Vec<u8>, (i64, i64)> = BTreeMap::new();
+        let _ = &mut found;
+        for row in site.written.now.0[VARIANTS[self.variant].mark()].values() {
+            if let (Value::Text(tx), Value::Int(n)) = (&row[0], &row[1]) {
+                let entry = order.entry(tx.clone()).or_insert((0, *n));
+                entry.0 += 1;
+            }
+        }
+        match order.iter().find(|(_, (is, should))| is != should) {
+            Some((tx, (is, should))) => Err(format!("TORN: {is} of {should} rows of transaction {} are at {}", String::from_utf8_lossy(tx), name(site.who))),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks the whole at the end: all are equal, nothing is missing, nothing is there twice.
+    pub fn check_end(&mut self) -> Check {
+        let authority = &self.server.site;
+        authority.check_tables(&self.ledger)?;
+        let digest = self.digest_of_server()?;
+        for (d, device) in self.devices.iter().enumerate() {
+            device.site.check_tables(&self.ledger)?;
+            if let Some(difference) = device.site.written.now.difference(&authority.written.now, &VARIANTS[self.variant]) {
+                return Err(format!("DIVERGED: device {d} and the authority differ in {difference}"));
+            }
+            if let Some((at, _)) = device.site.mirror.rows.iter().find(|r| r.1.pending.is_some()) {
+                return Err(format!("PENDING for ever: row {at:?} at device {d}"));
+            }
+            if let Some((at, raw)) = device.site.mirror.rows.iter().find(|r| r.1.kind > 2) {
+                return Err(format!("SHELVED for ever: row {at:?} at device {d}: {raw:?}"));
+            }
+            let own = self.digest_of_device(d)?;
+            if own != digest {
+                return Err(format!("DIGEST of device {d} is {own:x}, of the authority {digest:x}"));
+            }
+            self.check_marks(&device.site)?;
+        }
+        self.check_marks(authority)?;
+        self.check_nothing_lost()?;
+        self.check_bundle_log()?;
+        let bytes = format!("{:?}", self.server.site.written.now);
+        self.mix(bytes.as_bytes());
+        Ok(())
+    }
+
+    fn check_nothing_lost(&self) -> Check {
+        for ((t, key), row) in &self.ledger.rows {
+            let table = VARIANTS[self.variant].tables[*t].name;
+            let number = self.server.site.numbers[*t];
+            let state = self.server.site.mirror.state(number, key)?;
+            for op in &row.ops {
+                if !state.ctx.covers(&op.stamp) && !self.forgiven.contains(&op.stamp) {
+                    return Err(format!("LOST: the authority never got {op:?} of row {key:?} in {table}"));
+                }
+            }
+            for device in &self.devices {
+                if let Some(raw) = device.site.mirror.rows.get(&(number, key.clone())) {
+                    let theirs = device.site.mirror.decode(raw)?;
+                    if theirs.ctx != state.ctx || theirs.live != state.live || theirs.ground != state.ground {
+                        return Err(format!("STATES of row {key:?} in {table} differ: {theirs:?} at {}, {state:?} at the authority", name(device.site.who)));
+                    }
+                } else if !state.is_dead() || row.collected.is_empty() && !state.is_unknown() {
+                    return Err(format!("LOST: row {key:?} in {table} is not at {}", name(device.site.who)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn digest_of_server(&self) -> Check<i64> {
+        let authority = self.server.authority.as_ref().ok_or("ERROR no authority")?;
+        let sql = "SELECT digest FROM _syncline_scope WHERE scope_id = 'anna'";
+        authority.replica.conn().query_row(sql, [], |r| r.get(0)).map_err(|e| format!("ERROR reading a digest: {e}"))
+    }
+    fn digest_of_device(&self, d: usize) -> Check<i64> {
+        let replica = self.devices[d].processes[0].replica.as_ref().ok_or("ERROR no replica")?;
+        replica.conn().query_row("SELECT digest FROM _syncline_scope WHERE n = 1", [], |r| r.get(0)).map_err(|e| format!("ERROR reading a digest: {e}"))
+    }
+
+    /// Every bundle is in the log once, in an unbroken sequence and chain; what was acknowledged is there.
+    fn check_bundle_log(&self) -> Check {
+        let authority = self.server.authority.as_ref().ok_or("ERROR no authority")?;
+        let failed = |e: rusqlite::Error| format!("ERROR reading the bundle log: {e}");
+        let mut q = authority.replica.conn().prepare("SELECT seq, source, id, nonce, chain FROM _syncline_bundle ORDER BY seq").map_err(failed)?;
+        type Bundle = (i64, [u8; 16], i64, i64, [u8; 16]);
+        let log: Vec<Bundle> = q.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?))).and_then(Iterator::collect).map_err(failed)?;
+        let mut names = BTreeSet::new();
+        let mut last: BTreeMap<[u8; 16], i64> = BTreeMap::new();
+        for (i, (seq, source, id, _, _)) in log.iter().enumerate() {
+            if *seq != i as i64 + 1 {
+                return Err(format!("BUNDLES: {seq} follows {i}"));
+            }
+            if !names.insert((source, id)) {
+                return Err(format!("BUNDLES: {id} of a source was committed twice"));
+            }
+            let before = last.insert(*source, *id).unwrap_or(0);
+            if *id != before + 1 {
+                return Err(format!("BUNDLES: {id} of a source follows {before}"));
+            }
+        }
+        for ack in &self.server.acked {
+            let there = log.iter().any(|b| b.0 == ack.seq.0 as i64 && b.1 == ack.source.0 && b.2 == ack.id.0 as i64 && b.3 == ack.nonce.0 as i64);
+            if !there && self.one_past {
+                return Err(format!("FORGOTTEN: the authority acknowledged {ack:?}, and does not have it"));
+            }
+        }
+        let _ = (SERVER, chain_of(&[]), first_chain(&ScopeId::default()));
+        Ok(())
+    }
+}

@@ -1,0 +1,224 @@
+//! The ledger: every write that was ever absorbed anywhere, and what must follow from any set of them.
+//!
+//! It knows nothing of merging. A replica's state of a row names, by its context, the writes that it contains; from these
+//! alone, naively, the ledger computes which dots live, which ground holds and whose value each column shows. Every state
+//! that any replica ever saves is compared with that.
+
+use std::collections::{BTreeMap, HashMap};
+use syncline_core::{Dot, Hlc, Key, RowState, Stamp, Value, Vv, WriterId};
+
+/// Who: a device's number, or the authority.
+pub type Who = usize;
+/// The authority.
+pub const SERVER: Who = usize::MAX;
+
+/// One write of one row, as it was absorbed.
+#[derive(Clone, Debug)]
+pub struct Op {
+    /// Where.
+    pub by: Who,
+    /// When.
+    pub stamp: Stamp,
+    /// What its writer knew of the row.
+    pub seen: Vv,
+    /// The births of the row it was written on; empty for a deletion.
+    pub births: Vec<Stamp>,
+    /// The ground that an insert set.
+    pub ground: Vv,
+    /// The columns that it wrote.
+    pub cells: Vec<(usize, Stamp, Value)>,
+    /// The bundle that brought it to the authority.
+    pub committed: Option<i64>,
+}
+
+/// All writes of one row.
+#[derive(Clone, Debug, Default)]
+pub struct Row {
+    /// The writes.
+    pub ops: Vec<Op>,
+    /// Entries of contexts that stand for no write: what a wrong clock left behind.
+    pub also: Vec<Stamp>,
+    /// Contexts at which the authority collected the row's tombstone.
+    pub collected: Vec<Vv>,
+}
+
+/// All writes of all rows, by table and key.
+#[derive(Clone, Default)]
+pub struct Ledger {
+    /// The rows.
+    pub rows: BTreeMap<(usize, Key), Row>,
+    writers: HashMap<WriterId, Who>,
+    /// How many writes there are.
+    pub count: u64,
+}
+
+/// A failure in words; the first word names its kind.
+pub type Check<T = ()> = Result<T, String>;
+
+impl Ledger {
+    /// Takes in that a replica saved a row: notes the write in it, if there is one that is not known yet, and checks the state.
+    ///
+    /// `value` returns what SQL has in a column (of the row as it was when it was deleted, if it was).
+    pub fn saw(&mut self, by: Who, at: (usize, &Key), before: &RowState, after: &RowState, value: &mut dyn FnMut(usize, bool) -> Option<Value>) -> Check {
+        let row = self.rows.entry((at.0, at.1.clone())).or_default();
+        if !before.ctx.within(&after.ctx) {
+            return Err(format!("CONTEXT of row {at:?} went back at {}: {:?} to {:?}", name(by), before.ctx, after.ctx));
+        }
+        for (writer, hlc) in after.ctx.entries() {
+            let stamp = Stamp { hlc: *hlc, writer: *writer };
+            if before.ctx.covers(&stamp) || row.also.contains(&stamp) || row.ops.iter().any(|o| o.stamp == stamp) {
+                continue;
+            }
+            let owner = *self.writers.entry(*writer).or_insert(by);
+            if owner != by {
+                return Err(format!("NOWHERE: {} has a write {stamp:?} of row {at:?} that {} never made", name(by), name(owner)));
+            }
+            if stamp.hlc <= before.ctx.max() {
+                return Err(format!("STAMP {stamp:?} of a new write of row {at:?} is not above what {} had seen: {:?}", name(by), before.ctx));
+            }
+            for mut op in ops_between(by, stamp, before, after) {
+                for (c, _, v) in &mut op.cells {
+                    *v = value(*c, op.births.is_empty())
+                        .ok_or_else(|| format!("CAPTURE of row {at:?}: a write of column {c} that SQL never made, at {}", name(by)))?;
+                }
+                self.count += 1;
+                row.ops.push(op);
+            }
+        }
+        row.check(after).map_err(|e| format!("{e}; row {at:?} at {}: {after:?}; writes {:#?}", name(by), row.ops))
+    }
+
+    /// Takes in that a replica dated its writes after `limit` anew: they count as one write of that time.
+    pub fn redated(&mut self, by: Who, at: (usize, &Key), before: &RowState, after: &RowState, limit: Hlc) -> Check {
+        let row = self.rows.entry((at.0, at.1.clone())).or_default();
+        let Some((writer, hlc)) = after.ctx.entries().iter().find(|e| before.ctx.get(e.0) < e.1).copied() else { return Ok(()) };
+        let to = Stamp { hlc, writer };
+        if self.writers.entry(writer).or_insert(by) != &by {
+            return Err(format!("NOWHERE: row {at:?} was dated anew by {writer:?}"));
+        }
+        let (ahead, rest): (Vec<Op>, Vec<Op>) =
+            std::mem::take(&mut row.ops).into_iter().partition(|o| o.stamp.hlc > limit && before.ctx.covers(&o.stamp));
+        row.ops = rest;
+        let mut values: HashMap<usize, (Stamp, Value)> = HashMap::new();
+        let mut kept = Vec::new();
+        let mut seen = Vv::default();
+        for op in ahead {
+            for (c, stamp, value) in op.cells {
+                if values.get(&c).is_none_or(|v| v.0 < stamp) {
+                    values.insert(c, (stamp, value.clone()));
+                }
+                if stamp.hlc <= limit {
+                    kept.push((c, stamp, value));
+                }
+            }
+            // What it had seen, as far as that is still a part of the row's past.
+            for (w, h) in op.seen.entries() {
+                seen.see(Stamp { hlc: (*h).min(after.ctx.get(*w)), writer: *w });
+            }
+        }
+        for (w, h) in after.ctx.entries().iter().filter(|e| e.0 != writer) {
+            row.also.push(Stamp { hlc: *h, writer: *w });
+        }
+        let mut cells: Vec<(usize, Stamp, Value)> = after
+            .cells
+            .iter()
+            .enumerate()
+            .filter(|(_, x)| x.as_ref().is_some_and(|x| x.stamp == to))
+            .filter_map(|(c, _)| values.get(&c).map(|v| (c, to, v.1.clone())))
+            .collect();
+        cells.extend(kept);
+        let births = after.live.iter().find(|d| d.stamp == to).map(|d| d.births.clone()).unwrap_or_default();
+        let ground = if births.contains(&to) { after.ground.clone() } else { Vv::default() };
+        row.ops.push(Op { by, stamp: to, seen, births, ground, cells, committed: None });
+        row.check(after).map_err(|e| format!("{e}; row {at:?} dated anew at {}: {after:?}; writes {:#?}", name(by), row.ops))
+    }
+
+    /// Returns the value that a stamp stands for in a column.
+    pub fn value(&self, at: (usize, &Key), c: usize, stamp: Stamp) -> Option<&Value> {
+        let row = self.rows.get(&(at.0, at.1.clone()))?;
+        row.ops.iter().flat_map(|o| &o.cells).find(|x| x.0 == c && x.1 == stamp).map(|x| &x.2)
+    }
+}
+
+/// Names a replica.
+pub fn name(who: Who) -> String {
+    if who == SERVER { "the authority".into() } else { format!("device {who}") }
+}
+
+/// Finds the writes between two states of which the last has this stamp: one, or a deletion and an insert.
+fn ops_between(by: Who, stamp: Stamp, before: &RowState, after: &RowState) -> Vec<Op> {
+    let op = |stamp, seen: &Vv| Op { by, stamp, seen: seen.clone(), births: vec![], ground: Vv::default(), cells: vec![], committed: None };
+    let changed = |whole: bool| -> Vec<(usize, Stamp, Value)> {
+        let cells = after.cells.iter().enumerate().filter_map(|(c, cell)| cell.as_ref().map(|x| (c, x.stamp, Value::Null)));
+        cells.filter(|(c, s, _)| whole || before.cell(*c).is_none_or(|x| x.stamp != *s)).collect()
+    };
+    if after.is_dead() {
+        return vec![Op { cells: changed(false), ..op(stamp, &before.ctx) }];
+    }
+    let births = after.live.iter().find(|d| d.stamp == stamp).map(|d| d.births.clone()).unwrap_or_default();
+    let is_new_life = births.len() == 1 && births[0].writer == stamp.writer && !before.ctx.covers(&births[0]);
+    if !is_new_life {
+        return vec![Op { births, cells: changed(false), ..op(stamp, &before.ctx) }];
+    }
+    let mut out = Vec::new();
+    let mut seen = before.ctx.clone();
+    if !before.is_dead() {
+        // It was deleted and inserted within one absorb; the deletion's stamp is in the ground of the new life.
+        let deleted = Stamp { hlc: after.ground.get(stamp.writer), writer: stamp.writer };
+        out.push(op(deleted, &before.ctx));
+        seen.see(deleted);
+    }
+    let ground = after.ground.clone();
+    out.push(Op { births, ground, cells: changed(true), ..op(stamp, &seen) });
+    out
+}
+
+impl Row {
+    /// Compares a state with what follows from the writes that it contains.
+    pub fn check(&self, state: &RowState) -> Check {
+        let included: Vec<&Op> = self.ops.iter().filter(|o| state.ctx.covers(&o.stamp)).collect();
+        let mut ground = Vv::default();
+        for op in &included {
+            ground.join(&op.ground);
+        }
+        if self.collected.is_empty() {
+            if state.ground != ground {
+                return Err(format!("GROUND is {:?}, and should be {ground:?}", state.ground));
+            }
+        } else {
+            // Collecting raised it, at some time, on the way of this state or not.
+            let mut most = ground.clone();
+            for collected in &self.collected {
+                most.join(collected);
+            }
+            if !ground.within(&state.ground) || !state.ground.within(&most) {
+                return Err(format!("GROUND is {:?}, and should lie between {ground:?} and {most:?}", state.ground));
+            }
+        }
+        let ground = &state.ground;
+        let lives = |o: &&&Op| {
+            let gone = o.births.iter().all(|b| ground.covers(b)) || ground.covers(&o.stamp);
+            !gone && !included.iter().any(|x| x.seen.covers(&o.stamp))
+        };
+        let mut live: Vec<Dot> = included.iter().filter(lives).map(|o| Dot { stamp: o.stamp, births: o.births.clone() }).collect();
+        live.sort();
+        if live != state.live {
+            return Err(format!("LIVENESS is {:?}, and should be {live:?}", state.live));
+        }
+        let mut latest: BTreeMap<usize, Stamp> = BTreeMap::new();
+        for (c, stamp, _) in included.iter().flat_map(|o| &o.cells) {
+            let most = latest.entry(*c).or_insert(*stamp);
+            *most = (*most).max(*stamp);
+        }
+        let columns = state.cells.len().max(latest.keys().max().map_or(0, |c| c + 1));
+        for c in 0..columns {
+            let (is, should) = (state.cell(c).map(|x| x.stamp), latest.get(&c).copied());
+            let buried = !self.collected.is_empty() && is.is_none_or(|s| included.iter().any(|o| o.cells.iter().any(|x| x.0 == c && x.1 == s)));
+            let covered = should.is_some_and(|s| ground.covers(&s));
+            if is != should && !(buried && covered) {
+                return Err(format!("VALUE of column {c} is that of {is:?}, and should be that of {should:?}"));
+            }
+        }
+        Ok(())
+    }
+}

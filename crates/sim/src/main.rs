@@ -1,0 +1,102 @@
+//! `syncline-sim`: plays random histories, from seeds that play them again.
+
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime};
+use syncline_sim::fault::{ALL, Faults};
+use syncline_sim::run::{play, play_many};
+use syncline_sim::world::Options;
+
+const USAGE: &str = "usage: syncline-sim --seeds N [--seed S] [--faults a,b,c] [--stop N] [--bug NAME]   N histories from S (random when left out)
+       syncline-sim --seed S [--faults a,b,c] [--bug NAME]                          that one, with its trace
+       syncline-sim --bugs                                                          every planted bug, and within how many seeds it is found";
+
+struct Arguments {
+    seeds: Option<u64>,
+    seed: Option<u64>,
+    stop: usize,
+    bug: String,
+    bugs: bool,
+    options: Options,
+}
+
+fn parse(mut args: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let mut out = Arguments { seeds: None, seed: None, stop: 10, bug: String::new(), bugs: false, options: Options::default() };
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("`{arg}` needs a value"));
+        let number = |text: String| text.parse::<u64>().map_err(|_| format!("`{text}` is not a number"));
+        match arg.as_str() {
+            "--seeds" => out.seeds = Some(number(value()?)?),
+            "--seed" => out.seed = Some(number(value()?)?),
+            "--stop" => out.stop = number(value()?)? as usize,
+            "--faults" => out.options.faults = Faults::parse(&value()?)?,
+            "--exactly" => out.options.exactly = true,
+            "--bug" => out.bug = value()?,
+            "--bugs" => out.bugs = true,
+            other => return Err(format!("`{other}` is not understood")),
+        }
+    }
+    Ok(out)
+}
+
+fn main() -> ExitCode {
+    let arguments = match parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(why) => {
+            let faults: Vec<&str> = ALL.iter().map(|f| f.1).collect();
+            eprintln!("{why}\n{USAGE}\nfaults: {}", faults.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    if !cfg!(feature = "planted") && (arguments.bugs || !arguments.bug.is_empty()) {
+        eprintln!("bugs are planted with the feature `planted`: cargo run -p syncline-sim --release --features planted -- --bugs");
+        return ExitCode::from(2);
+    }
+    match (arguments.seeds, arguments.seed) {
+        _ if arguments.bugs => ExitCode::from(2),
+        (None, Some(seed)) => one(seed, &arguments),
+        (Some(count), seed) => many(count, seed.unwrap_or_else(random_seed), &arguments),
+        (None, None) => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn plant(bug: &str) {
+    #[cfg(feature = "planted")]
+    syncline_core::planted::plant(bug);
+    let _ = bug;
+}
+
+fn one(seed: u64, arguments: &Arguments) -> ExitCode {
+    syncline_sim::vfs::seed_sqlite(seed);
+    plant(&arguments.bug);
+    let ended = play(seed, &Options { trace: true, ..arguments.options.clone() });
+    ended.lines.iter().for_each(|line| println!("{line}"));
+    println!("trace {:016x}", ended.hash);
+    match ended.failure {
+        None => ExitCode::SUCCESS,
+        Some(why) => {
+            println!("FAILED {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn many(count: u64, first: u64, arguments: &Arguments) -> ExitCode {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    println!("{count} histories from seed {first} on {threads} threads");
+    let started = Instant::now();
+    let tally = play_many(first, count, &arguments.options, threads, arguments.stop, || plant(&arguments.bug));
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{} histories, {} failed, {:.0} histories per second", tally.played, tally.failed.len(), tally.played as f64 / seconds);
+    for (seed, why) in &tally.failed {
+        let line: String = why.chars().take(300).collect();
+        println!("seed {seed}: {line}");
+    }
+    if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn random_seed() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64 % 1_000_000_000_000)
+}

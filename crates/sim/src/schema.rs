@@ -1,0 +1,127 @@
+//! The app's tables, in several variants, and what is written into them.
+
+/// What values a column takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Any storage class.
+    Any,
+    /// Text or NULL.
+    Text,
+    /// Text, never NULL.
+    Word,
+    /// Real numbers, odd ones too, or NULL.
+    Real,
+    /// Integers below 100, mostly; the table checks that.
+    Small,
+    /// Part of a pair whose lower must not exceed its upper.
+    Bound,
+    /// Unique in its table.
+    Unique,
+    /// Points at the first key column of a table; may be NULL.
+    Ref(usize),
+    /// The same, and part of a key or NOT NULL.
+    Must(usize),
+    /// One of so many keys.
+    Pool(u64),
+    /// One of so many small integers.
+    Few(i64),
+    /// An integer key: each device has its own range.
+    Range,
+}
+
+/// One table.
+#[derive(Debug)]
+pub struct Table {
+    /// Its name.
+    pub name: &'static str,
+    /// The columns of its primary key.
+    pub key: &'static [(&'static str, Kind)],
+    /// Its other columns, in the order of their definition.
+    pub columns: &'static [(&'static str, Kind)],
+}
+
+impl Table {
+    /// Finds the column that a row of this table has from an integer pool, and that a rule of the operator may look at.
+    pub fn small(&self) -> Option<&'static str> {
+        self.columns.iter().find(|c| c.1 == Kind::Small).map(|c| c.0)
+    }
+}
+
+/// A whole schema.
+#[derive(Debug)]
+pub struct Variant {
+    /// What is special about it.
+    pub name: &'static str,
+    /// The statements that make it.
+    pub sql: &'static str,
+    /// Its tables; parents first where there is an order. The last is `mark`, of which rows are only ever inserted.
+    pub tables: &'static [Table],
+}
+
+impl Variant {
+    /// Returns the number of the table `mark`.
+    pub fn mark(&self) -> usize {
+        self.tables.len() - 1
+    }
+}
+
+use Kind::*;
+
+const TAG: Table = Table { name: "tag", key: &[("a", Pool(3)), ("b", Pool(3))], columns: &[] };
+const NUM: Table = Table { name: "num", key: &[("id", Range)], columns: &[("title", Text), ("x", Real)] };
+const MARK: Table = Table { name: "mark", key: &[("id", Pool(u64::MAX))], columns: &[("tx", Any), ("n", Any)] };
+const COMMON: &str = "
+    CREATE TABLE tag(a TEXT, b TEXT, PRIMARY KEY(a, b));
+    CREATE TABLE num(id INTEGER PRIMARY KEY, title TEXT, x REAL);
+    CREATE TABLE mark(id TEXT PRIMARY KEY, tx, n);";
+
+/// All variants, without the tables that every one has in `COMMON`.
+pub const VARIANTS: &[Variant] = &[
+    Variant {
+        name: "cascade",
+        sql: "CREATE TABLE p(id TEXT PRIMARY KEY, email TEXT UNIQUE, n INTEGER CHECK (n < 100), note TEXT, lo INTEGER, hi INTEGER, CHECK (lo <= hi));
+              CREATE TABLE c(p TEXT NOT NULL REFERENCES p(id) ON DELETE CASCADE, k INTEGER NOT NULL, v, w TEXT NOT NULL DEFAULT '', PRIMARY KEY(p, k)) WITHOUT ROWID;",
+        tables: &[
+            Table {
+                name: "p",
+                key: &[("id", Pool(5))],
+                columns: &[("email", Unique), ("n", Small), ("note", Text), ("lo", Bound), ("hi", Bound)],
+            },
+            Table { name: "c", key: &[("p", Must(0)), ("k", Few(3))], columns: &[("v", Any), ("w", Word)] },
+            TAG,
+            NUM,
+            MARK,
+        ],
+    },
+    Variant {
+        name: "cycle",
+        sql: "CREATE TABLE node(id TEXT PRIMARY KEY, parent TEXT REFERENCES node(id), name TEXT UNIQUE, n INTEGER NOT NULL DEFAULT 0 CHECK (n < 100));
+              CREATE TABLE a(id TEXT PRIMARY KEY, b TEXT REFERENCES b(id) DEFERRABLE INITIALLY DEFERRED, t TEXT);
+              CREATE TABLE b(id TEXT PRIMARY KEY, a TEXT REFERENCES a(id), t TEXT NOT NULL);",
+        tables: &[
+            Table { name: "node", key: &[("id", Pool(5))], columns: &[("parent", Ref(0)), ("name", Unique), ("n", Small)] },
+            Table { name: "a", key: &[("id", Pool(3))], columns: &[("b", Ref(2)), ("t", Text)] },
+            Table { name: "b", key: &[("id", Pool(3))], columns: &[("a", Ref(1)), ("t", Word)] },
+            TAG,
+            NUM,
+            MARK,
+        ],
+    },
+    Variant {
+        name: "set-null",
+        sql: "CREATE TABLE doc(id BLOB PRIMARY KEY, title TEXT, body, u TEXT COLLATE NOCASE UNIQUE, n INTEGER NOT NULL DEFAULT 0 CHECK (n < 100));
+              CREATE TABLE item(list TEXT, pos INTEGER, doc BLOB REFERENCES doc(id) ON DELETE SET NULL, x REAL, PRIMARY KEY(list, pos)) WITHOUT ROWID;",
+        tables: &[
+            Table { name: "doc", key: &[("id", Pool(4))], columns: &[("title", Text), ("body", Any), ("u", Unique), ("n", Small)] },
+            Table { name: "item", key: &[("list", Pool(2)), ("pos", Few(3))], columns: &[("doc", Ref(0)), ("x", Real)] },
+            TAG,
+            NUM,
+            MARK,
+        ],
+    },
+];
+
+/// Returns all statements of a variant.
+pub fn sql(variant: &Variant) -> String {
+    format!("{}{COMMON}", variant.sql)
+}

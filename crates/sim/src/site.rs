@@ -1,0 +1,208 @@
+//! A database at a place: its disk, its tables as SQL shows them, its sidecar as seen from outside.
+//!
+//! What always holds between two steps of a history: `mirror` is the sidecar, `written.now` the tables, and the ledger has
+//! every write that was absorbed here. After power was lost in the middle of a COMMIT, each must be as before it or as after.
+
+use crate::image::{self, DB};
+use crate::ledger::{Check, Ledger, SERVER, Who, name};
+use crate::schema::{VARIANTS, Variant};
+use crate::spy::{Mirror, Seen, Tape};
+use crate::tables::{Rows, Tables, Written};
+use crate::vfs::Disk;
+use rusqlite::Connection;
+use syncline_core::{Hlc, Key, Value};
+
+/// A database at a place.
+pub struct Site {
+    /// Whose.
+    pub who: Who,
+    /// Its tables.
+    pub variant: &'static Variant,
+    /// Its tables' numbers in the sidecar.
+    pub numbers: &'static [i64],
+    /// Where the files are.
+    pub disk: Disk,
+    /// How far its clock is off, in ms.
+    pub offset_ms: i64,
+    /// What is seen of the sidecar.
+    pub tape: Tape,
+    /// The sidecar.
+    pub mirror: Mirror,
+    /// The tables, and what was written since the last absorb.
+    pub written: Written,
+    /// Transactions of which nobody knows yet whether they are there.
+    pub doubt: Option<Doubt>,
+}
+
+/// A transaction whose COMMIT did not return.
+pub enum Doubt {
+    /// A program's.
+    App(Box<Written>),
+    /// Syncline's. `true` if COMMIT did return: then it must be there.
+    Sync(Vec<Seen>, How, bool),
+}
+
+/// How a transaction of Syncline is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It absorbed first: nothing that SQL wrote is left uncaptured.
+    Absorbing,
+    /// It did not absorb.
+    Plain,
+    /// It dated anew what lies after this time.
+    Redating(Hlc),
+}
+
+impl Site {
+    /// Makes a site of a disk that has the variant's image.
+    pub fn new(who: Who, variant: usize, disk: Disk) -> Site {
+        let tables = Tables(vec![Rows::new(); VARIANTS[variant].tables.len()]);
+        Site {
+            who,
+            variant: &VARIANTS[variant],
+            numbers: &image::image(variant).numbers,
+            disk,
+            offset_ms: 0,
+            tape: Tape::default(),
+            mirror: Mirror::default(),
+            written: Written { now: tables, ..Written::default() },
+            doubt: None,
+        }
+    }
+
+    /// Sets the disk's clock; returns the time at this place.
+    pub fn at(&self, now_ms: i64) -> i64 {
+        let here = now_ms + self.offset_ms;
+        self.disk.set_clock(here);
+        here
+    }
+
+    /// Takes in a transaction of Syncline that was committed.
+    pub fn committed(&mut self, conn: &Connection, ledger: &mut Ledger, how: How) -> Check {
+        let seen = self.tape.take_done();
+        let now = Tables::read(conn, self.variant).map_err(|e| format!("ERROR reading tables: {e}"))?;
+        self.follow(ledger, &seen, &now, how)
+    }
+
+    fn follow(&mut self, ledger: &mut Ledger, seen: &[Seen], now: &Tables, how: How) -> Check {
+        let mut known: Vec<(i64, &Key)> = Vec::new();
+        for event in seen {
+            if let Seen::Row(table, key, Some(raw)) = event {
+                let before = self.mirror.state(*table, key)?;
+                let after = self.mirror.decode(raw)?;
+                let t = self.table(*table)?;
+                match how {
+                    How::Redating(limit) if !before.ctx.within(&after.ctx) => ledger.redated(self.who, (t, key), &before, &after, limit)?,
+                    _ => {
+                        let written = &self.written;
+                        // A row that Syncline saves twice was first absorbed, and then written by the database itself.
+                        let first = !known.contains(&(*table, key));
+                        let mut value = |c: usize, dead: bool| -> Option<Value> {
+                            let at = (t, key.clone());
+                            let old = if dead { written.images.get(&at) } else { written.now.get((t, key)).filter(|_| written.touched.contains_key(&at)) };
+                            let row = old.filter(|_| first).or_else(|| now.get((t, key))).or(old)?;
+                            row.get(c).cloned()
+                        };
+                        ledger.saw(self.who, (t, key), &before, &after, &mut value)?;
+                    }
+                }
+                if self.who == SERVER
+                    && let Some(row) = ledger.rows.get_mut(&(t, key.clone()))
+                {
+                    for op in row.ops.iter_mut().filter(|o| after.ctx.covers(&o.stamp) && !before.ctx.covers(&o.stamp)) {
+                        op.committed = Some(raw.seq);
+                    }
+                }
+                known.push((*table, key));
+            }
+            self.mirror.follow(event);
+        }
+        if how != How::Plain {
+            self.written.absorbed(now.clone());
+            self.check_tables(ledger)?;
+        } else {
+            self.written.now = now.clone();
+        }
+        Ok(())
+    }
+
+    /// Returns a table's place in the variant.
+    pub fn table(&self, number: i64) -> Check<usize> {
+        self.numbers.iter().position(|n| *n == number).ok_or_else(|| format!("TABLE {number} is none of ours"))
+    }
+
+    /// Checks that the tables show exactly what the row states say: captured is what SQL wrote, visible what was merged.
+    pub fn check_tables(&self, ledger: &Ledger) -> Check {
+        let mut shown = 0;
+        for ((table, key), raw) in self.mirror.rows.iter().filter(|r| r.1.kind == 0) {
+            let t = self.table(*table)?;
+            let state = self.mirror.decode(raw)?;
+            let here = || format!("row {:?} of table {} at {}", key, self.variant.tables[t].name, name(self.who));
+            let row = self.written.now.get((t, key)).ok_or_else(|| format!("TABLE lacks {}, which the sidecar shows", here()))?;
+            shown += 1;
+            for (c, is) in row.iter().enumerate() {
+                let stamp = state.cell(c).map(|x| x.stamp).ok_or_else(|| format!("EMPTY column {c} of {}", here()))?;
+                let should = ledger.value((t, key), c, stamp);
+                if should != Some(is) {
+                    return Err(format!("VALUE {is:?} in column {c} of {}; {should:?} was written by {stamp:?}", here()));
+                }
+            }
+        }
+        let rows: usize = self.written.now.0.iter().map(|t| t.len()).sum();
+        if rows != shown {
+            for (t, rows) in self.written.now.0.iter().enumerate() {
+                for key in rows.keys() {
+                    let at = (self.numbers[t], key.clone());
+                    if self.mirror.rows.get(&at).is_none_or(|r| r.kind != 0) {
+                        let state = self.mirror.state(at.0, key)?;
+                        return Err(format!("UNKNOWN row {key:?} in table {} at {}; the sidecar has {state:?}", self.variant.tables[t].name, name(self.who)));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the files after they were opened again, and settles what was in doubt.
+    pub fn reopened(&mut self, conn: &Connection, ledger: &mut Ledger) -> Check<bool> {
+        let failed = |e: rusqlite::Error| format!("ERROR after power came back at {}: {e}", name(self.who));
+        self.tape.take();
+        let mirror = Mirror::read(conn).map_err(failed)?;
+        let now = Tables::read(conn, self.variant).map_err(failed)?;
+        let there = match self.doubt.take() {
+            Some(Doubt::App(after)) if now == after.now => {
+                self.written = *after;
+                true
+            }
+            Some(Doubt::Sync(seen, how, acknowledged)) => {
+                let mut expected = self.mirror.clone();
+                seen.iter().for_each(|s| expected.follow(s));
+                let there = mirror.rows != self.mirror.rows;
+                if expected.rows != mirror.rows && (there || acknowledged) {
+                    return Err(format!("HALF a transaction of Syncline is there at {}", name(self.who)));
+                }
+                if there {
+                    self.follow(ledger, &seen, &now, how)?;
+                }
+                there
+            }
+            _ => false,
+        };
+        if mirror.rows != self.mirror.rows {
+            return Err(format!("LOST or half there after power came back: row states at {}", name(self.who)));
+        }
+        self.mirror = mirror;
+        if let Some(difference) = self.written.now.difference(&now, self.variant) {
+            return Err(format!("LOST or half there after power came back at {}: {difference}", name(self.who)));
+        }
+        Ok(there)
+    }
+
+    /// Opens a connection.
+    pub fn open(&self) -> rusqlite::Result<Connection> {
+        let conn = self.disk.open(DB)?;
+        // A checkpoint now and then, so that power also goes in the middle of one.
+        conn.execute_batch("PRAGMA wal_autocheckpoint = 40")?;
+        Ok(conn)
+    }
+}
