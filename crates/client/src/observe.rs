@@ -68,8 +68,11 @@ struct Observer {
 #[derive(Default)]
 pub(crate) struct Hub {
     observers: Mutex<Vec<Observer>>,
-    sync_loop: Mutex<Option<Arc<dyn Fn(Event) + Send + Sync>>>,
+    sync_loop: Mutex<Option<ToLoop>>,
 }
+
+/// Hands an event to the loop.
+type ToLoop = Arc<dyn Fn(Event) + Send + Sync>;
 
 impl Hub {
     pub fn has_observers(&self) -> bool {
@@ -187,7 +190,7 @@ fn tables_read(conn: &mut Connection, sql: &str) -> Result<BTreeSet<String>, Err
 
 fn run(conn: &Connection, sql: &str, params: &[Value]) -> Result<Rows, Error> {
     let mut q = conn.prepare_cached(sql).map_err(Error::app)?;
-    let columns: Vec<String> = q.column_names().into_iter().map(str::to_owned).collect();
+    let columns: Vec<String> = q.column_names().map(str::to_owned).collect();
     let binds: Vec<bind::Bind> = params.iter().map(bind::Bind).collect();
     let count = columns.len();
     let rows =

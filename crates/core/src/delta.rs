@@ -180,6 +180,7 @@ pub struct RowsBuilder {
 
 impl RowsBuilder {
     /// Adds a row of the sender's table `table_id`, of which the columns in `mask` are carried.
+    #[allow(clippy::too_many_arguments)] // one row, its place and its table: a struct for them would be taken apart at once
     pub fn add(&mut self, table_id: u64, table: impl FnOnce() -> TableRef, key: Key, seq: Seq, created: Seq, mut state: RowState, mask: &ColSet) {
         let (rows, writers) = (&mut self.rows, &mut self.writers);
         let size = &mut self.size;

@@ -64,7 +64,7 @@ fn push(state: &RowState) -> SyncRequest {
         page_bytes: 4096,
         ..ScopeRequest::default()
     };
-    SyncRequest { version: VERSION, device_time_ms: 1_700_000_000_000, fingerprint: Fingerprint([8; 16]), queued: 1, scopes: vec![scope] }
+    SyncRequest { version: VERSION, device_time_ms: 1_700_000_000_000, fingerprint: Fingerprint([8; 16]), queued: 1, schema_wanted: true, scopes: vec![scope] }
 }
 
 fn answer(state: &RowState) -> SyncResponse {
@@ -78,7 +78,7 @@ fn answer(state: &RowState) -> SyncResponse {
         delta: Some(delta),
         ..ScopeAnswer::default()
     };
-    SyncResponse { version: VERSION, server_time_ms: 1_700_000_000_001, history: HistoryId([6; 16]), fingerprint: Fingerprint([8; 16]), scopes: vec![scope] }
+    SyncResponse { version: VERSION, server_time_ms: 1_700_000_000_001, history: HistoryId([6; 16]), fingerprint: Fingerprint([8; 16]), schema: None, scopes: vec![scope] }
 }
 
 fn plain() -> RowState {
@@ -232,8 +232,8 @@ fn the_formats_do_not_drift() {
         ("text", key(Value::text("n1")), "30026e31"),
         ("uuid", key(Value::text("123e4567-e89b-12d3-a456-426614174000")), "31123e4567e89b12d3a456426614174000"),
         ("blob", key(Value::Blob(vec![0, 255])), "400200ff"),
-        ("push", hash(&rmp_serde::to_vec(&push(&complex())).unwrap()), "279 bytes 1fe80a10675bf8fc"),
-        ("answer", hash(&rmp_serde::to_vec(&answer(&complex())).unwrap()), "320 bytes 22b75c1911e06304"),
+        ("push", hash(&rmp_serde::to_vec(&push(&complex())).unwrap()), "280 bytes 25dbc823c729b538"),
+        ("answer", hash(&rmp_serde::to_vec(&answer(&complex())).unwrap()), "321 bytes 9c3cc9fe241f0c90"),
         ("raw frame", hex(&frame::encode(&vec![1u8]).unwrap()), "009101"),
         ("frame header", hex(&frame::encode(&vec![7u8; 400]).unwrap()[..5]), "0128b52ffd"),
     ];

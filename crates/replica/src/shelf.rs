@@ -207,7 +207,7 @@ impl Tx<'_> {
                 rows.push((t, row));
             }
         }
-        rows.sort_by(|a, b| precedence(&a.1, a.0.n).cmp(&precedence(&b.1, b.0.n)));
+        rows.sort_by_key(|r| precedence(&r.1, r.0.n));
         let mut shown = Vec::new();
         for (t, row) in rows {
             let key = row.key.clone();

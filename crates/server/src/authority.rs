@@ -160,7 +160,7 @@ pub fn may_see(tx: &mut Tx, caller: &Caller, scope: &ScopeId) -> Result<Scope, A
     if scope.0 != caller.account {
         return Err(ApiError::no_such_scope());
     }
-    Ok(tx.find_scope(scope)?.ok_or_else(ApiError::no_such_scope)?)
+    tx.find_scope(scope)?.ok_or_else(ApiError::no_such_scope)
 }
 
 /// Enrols a device inside a write transaction: token, account, scope, schema.

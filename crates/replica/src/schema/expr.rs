@@ -148,8 +148,11 @@ fn walk(expr: &Expr, depth: usize, columns: &mut Vec<String>) -> Result<(), Stri
     }
 }
 
+/// A column, or else an expression, and its collation.
+pub(super) type Part = (Option<String>, Option<Expression>, Option<String>);
+
 /// Returns the column, or else the expression, of an index part, with its collation.
-pub(super) fn part(sorted: &SortedColumn) -> Result<(Option<String>, Option<Expression>, Option<String>), String> {
+pub(super) fn part(sorted: &SortedColumn) -> Result<Part, String> {
     let (mut inner, mut collate) = (&sorted.expr, None);
     loop {
         match inner {

@@ -144,8 +144,7 @@ fn strange_actions(schema: &Schema, statements: &[String]) -> Vec<String> {
     }
     conn.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).unwrap();
     assert_eq!(super::text(&conn, "SELECT count(*), sum(a) FROM victim"), "1|1");
-    let strange = seen.lock().unwrap().clone();
-    strange
+    seen.lock().unwrap().clone()
 }
 
 fn all_ddl(schema: &Schema) -> Vec<String> {
