@@ -198,4 +198,3 @@ fn tell_how_to_go_on(dir: &Path, address: &str) {
   syncline sync field.db && syncline status field.db"
     ));
 }
-

@@ -32,7 +32,11 @@ use std::process::ExitCode;
 
 /// Keeps the same SQLite tables on every device, offline first
 #[derive(Parser)]
-#[command(name = "syncline", version, max_term_width = 100, after_help = "Exit codes:
+#[command(
+    name = "syncline",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes:
   0 done, everything confirmed and up to date
   1 internal error
   2 usage, or refused input
@@ -44,7 +48,8 @@ use std::process::ExitCode;
 SYNCLINE_HOME is where device keys live (default: the platform's data directory).
 
 Example:
-  syncline demo")]
+  syncline demo"
+)]
 struct Cli {
     /// One JSON document on stdout; streams give one object a line
     #[arg(long, global = true)]

@@ -54,7 +54,9 @@ async fn serve(engine: Arc<Engine>, args: Args, tls: Option<Tls>, out: Output) -
     let address = listener.local_addr()?;
     let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
     if tls.is_none() && !address.ip().is_loopback() {
-        say("this address is open to the network without TLS; devices refuse it unless told otherwise. Give --tls-cert and --tls-key, or put a proxy with TLS before it");
+        say(
+            "this address is open to the network without TLS; devices refuse it unless told otherwise. Give --tls-cert and --tls-key, or put a proxy with TLS before it",
+        );
     }
     match out.json {
         true => out.document(&serde_json::json!({ "listening": url }))?,

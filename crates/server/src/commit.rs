@@ -260,7 +260,7 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
         let (Some(table), Some(map)) = (table, map) else {
             let name = &push.rows.tables[row.table as usize].name;
             return Err(ApiError::SchemaBehind(format!(
-                "the server has no table `{name}`; take the schema to it with `syncline attach` or `syncline schema push`"
+                "the server has no table `{name}`; attach again with a new token, that takes the schema to it"
             )));
         };
         let key = row.key.decode().map_err(bad)?;
@@ -302,7 +302,7 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
             let message = format!("the row has {size} bytes; the server takes at most {}", limits.row_bytes);
             refused.push(refusal(tx, scope, &pushed, Reason::TooLarge, message)?);
         } else if let Some(column) = unknown {
-            let message = format!("the server does not know the column `{column}` yet; take the schema to it");
+            let message = format!("the server does not know the column `{column}` yet; attach again with a new token, that takes the schema to it");
             refused.push(refusal(tx, scope, &pushed, Reason::Rule, message)?);
         }
         out.push(pushed);

@@ -277,7 +277,13 @@ fn a_column_added_by_the_app_is_captured_from_then_on() {
                 tx.schema()
             })
             .unwrap();
-    w.authority.replica.transact(&mut w.env, |tx| Ok(syncline_server::authority::take_schema(tx, &schema).unwrap())).unwrap();
+    w.authority
+        .replica
+        .transact(&mut w.env, |tx| {
+            syncline_server::authority::take_schema(tx, &schema).unwrap();
+            Ok(())
+        })
+        .unwrap();
     w.a.sql("UPDATE note SET colour = 'red' WHERE id = 'n1'; INSERT INTO note(id, title, body, colour) VALUES('n4','a','b',NULL)");
     w.b.sql("UPDATE note SET title = 'T' WHERE id = 'n1'");
     let rows = w.must_agree();

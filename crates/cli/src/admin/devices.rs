@@ -7,8 +7,8 @@ use crate::when;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use std::collections::HashMap;
-use syncline_server::accounts::{self, CursorInfo};
 use syncline_server::DeviceInfo;
+use syncline_server::accounts::{self, CursorInfo};
 
 /// Lists devices with their cursor, how far they are behind, and when they were last heard of
 #[derive(clap::Args)]
@@ -61,16 +61,12 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
 
 fn line(conn: &Connection, device: DeviceInfo, cursor: Option<u64>, now: i64) -> anyhow::Result<Line> {
     let scope_id = device.account.clone();
-    let head = conn
-        .prepare_cached("SELECT seq FROM _syncline_scope WHERE scope_id = ?1")?
-        .query_row([&scope_id], |r| r.get::<_, i64>(0))
-        .optional()?
-        .unwrap_or(0) as u64;
+    let head =
+        conn.prepare_cached("SELECT seq FROM _syncline_scope WHERE scope_id = ?1")?.query_row([&scope_id], |r| r.get::<_, i64>(0)).optional()?.unwrap_or(0)
+            as u64;
     let seen = cursor.unwrap_or(0);
     let first_missing = conn
-        .prepare_cached(
-            "SELECT at FROM _syncline_bundle WHERE scope = (SELECT n FROM _syncline_scope WHERE scope_id = ?1) AND seq > ?2 ORDER BY seq LIMIT 1",
-        )?
+        .prepare_cached("SELECT at FROM _syncline_bundle WHERE scope = (SELECT n FROM _syncline_scope WHERE scope_id = ?1) AND seq > ?2 ORDER BY seq LIMIT 1")?
         .query_row(params![scope_id, seen as i64], |r| r.get::<_, i64>(0))
         .optional()?;
     let lag_seconds = first_missing.map_or(0, |at| (now - at).max(0) / 1000);

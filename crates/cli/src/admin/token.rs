@@ -39,6 +39,10 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     out.line(token)?;
-    say(format!("good for {} during the next {}; give it to `syncline attach --token`", crate::output::count(args.uses.into(), "device"), when::length(args.ttl)));
+    say(format!(
+        "good for {} during the next {}; give it to `syncline attach --token`",
+        crate::output::count(args.uses.into(), "device"),
+        when::length(args.ttl)
+    ));
     Ok(Exit::Done)
 }

@@ -83,7 +83,8 @@ impl World {
         world
     }
 
-    /// Starts the server, again at the same address if it ran before.
+    /// Starts the server, again at the same address if it ran before. `Drop` kills and waits.
+    #[allow(clippy::zombie_processes)]
     pub fn start(&mut self) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_syncline"))
             .args(["serve", "--data", "authority", "--listen", &self.address])
