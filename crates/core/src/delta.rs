@@ -134,7 +134,7 @@ pub struct Delta {
     pub digest: u64,
     /// `None` if the delta is complete with this page; else where to go on.
     pub next: Option<Position>,
-    /// Rows still to come after this page, roughly; for progress.
+    /// On the first page: rows still to come after it, roughly; for progress.
     pub rows_left: u64,
     /// The rows.
     pub rows: Rows,

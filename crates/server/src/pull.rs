@@ -56,9 +56,10 @@ pub fn read_answer(tx: &mut Tx, scope: &Scope, request: &ScopeRequest, receipt: 
     let most = limits.page_bytes.saturating_mul(16);
     let bytes = (request.page_bytes as usize).clamp(1, most);
     let page = tx.read_page(scope, &Reading { from, after, bytes, skip_gravestones_to: skip, own, to: head })?;
+    // Counted once per delta: counting costs the rows that are counted.
     let left = match &page.next {
-        Some(next) => tx.rows_left(scope, next)?,
-        None => 0,
+        Some(next) if request.page.is_none() => tx.rows_left(scope, next)?,
+        _ => 0,
     };
     let floor: i64 = tx.conn.query_row("SELECT floor FROM _syncline_scope WHERE n = ?1", params![scope.n], |r| r.get(0)).doing("reading the floor")?;
     answer.delta = Some(Delta {
