@@ -322,10 +322,10 @@ impl Tx<'_> {
             let rows = stage.as_ref().map_or(0, |s| s.rows) + delta.rows.rows.len() as u64;
             let passes = stage.as_ref().map_or(0, |s| s.passes) + u32::from(next.seq > first_head);
             let first_head = if next.seq > first_head { delta.to } else { first_head };
-            let staged =
-                Stage { from, after: next.clone(), head: delta.to, chain: delta.chain, history, pages: n + 1, rows, left: delta.rows_left, passes, first_head, whole };
+            let left = stage.as_ref().map_or(delta.rows_left, |s| s.left.saturating_sub(delta.rows.rows.len() as u64));
+            let staged = Stage { from, after: next.clone(), head: delta.to, chain: delta.chain, history, pages: n + 1, rows, left, passes, first_head, whole };
             self.set_stage(scope, Some(&staged))?;
-            out.progress = Some((rows, delta.rows_left));
+            out.progress = Some((rows, left));
             out.again = true;
             if planted::on("cursor_before_rows") {
                 self.set_cursor(scope, Some(Cursor { history, seq: delta.to, chain: delta.chain }))?;
