@@ -115,7 +115,9 @@ fn displacing(t: &Table) -> Vec<Displacing> {
 /// Which UPDATEs may bring a row into an index: those of its columns. A row also enters a partial index by the columns of its
 /// WHERE, and a generated column changes with those that it is made of, although no UPDATE names it: then every UPDATE may.
 fn updates_of(t: &Table, index: &Displacing) -> String {
-    let columns: Vec<&str> = index.0.iter().filter_map(|p| p.column.as_deref()).collect();
+    // The scope too: a plain INSERT without one gets it by an UPDATE, and that is what then displaces under OR REPLACE.
+    let scope = t.scoped.then_some("scope_id");
+    let columns: Vec<&str> = scope.into_iter().chain(index.0.iter().filter_map(|p| p.column.as_deref())).collect();
     let generated = columns.iter().any(|c| t.def.column(c).is_some_and(|d| d.generated.is_some()));
     if generated || index.1.is_some() {
         return "BEFORE UPDATE".into();

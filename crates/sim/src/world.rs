@@ -17,6 +17,9 @@ use syncline_core::{Hlc, Limits, Stamp, SyncRequest, SyncResponse, frame};
 
 /// Beyond this a device's clock counts as wrong.
 const CLOCK_TOLERANCE_MS: i64 = 5 * 60 * 1000;
+/// Older messages are gone. A write that was dated anew must not arrive with its old date once that is no longer ahead; so no
+/// clock here is off by less than this beyond the tolerance.
+const MESSAGE_AGE_MS_MAX: i64 = 10 * 60 * 1000;
 
 /// A message on its way.
 #[derive(Clone)]
@@ -29,6 +32,8 @@ pub struct Message {
     pub life: u64,
     /// The sync it belongs to.
     pub token: u64,
+    /// When the request was sent.
+    pub sent_ms: i64,
     /// The request, as sent.
     pub request: Vec<u8>,
     /// What the authority said to it, on the way back.
@@ -179,6 +184,8 @@ impl World {
 
     fn step(&mut self) -> Check {
         self.now_ms += 1 + self.rng.below(3_000) as i64;
+        let oldest = self.now_ms - MESSAGE_AGE_MS_MAX;
+        self.net.retain(|m| m.sent_ms >= oldest);
         let d = self.rng.index(self.devices.len());
         let f = |fault, weight: u64| if self.faults.has(fault) { weight } else { 0 };
         let weights = [
@@ -273,6 +280,8 @@ impl World {
             }
         });
         self.lines.extend(lines.into_inner());
+        if std::env::var("DBG").is_ok() { let c = self.server.authority.as_ref().unwrap().replica.conn(); let mut q = c.prepare("SELECT * FROM _syncline_log").unwrap(); let n=q.column_count(); let v: Vec<String> = q.query_map([], |r| Ok((0..n).map(|i| format!("{:?}", r.get_ref(i).unwrap())).collect::<Vec<_>>().join("|"))).unwrap().map(|x|x.unwrap()).collect(); for l in v { eprintln!("LOG {l}"); }
+          for t in 1..6 { if let Ok(mut q) = c.prepare(&format!("SELECT * FROM _syncline_image_{t}")) { let n=q.column_count(); let v: Vec<String> = q.query_map([], |r| Ok((0..n).map(|i| format!("{:?}", r.get_ref(i).unwrap())).collect::<Vec<_>>().join("|"))).unwrap().map(|x|x.unwrap()).collect(); for l in v { eprintln!("IMG {t} {l}"); } } } }
         self.settle_fate(fate, None)
     }
 
@@ -348,7 +357,7 @@ impl World {
         self.say(&|_| format!("device {d}.{p}: asks {}", request_in_words(&request)));
         let request = frame::encode(&request).map_err(|e| format!("ERROR encoding a request: {e}"))?;
         self.mix(&request);
-        self.net.push(Message { device: d, process: p, life, token, request, reply: None });
+        self.net.push(Message { device: d, process: p, life, token, sent_ms: now, request, reply: None });
         Ok(())
     }
 
