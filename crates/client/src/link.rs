@@ -165,7 +165,12 @@ fn check_url(url: &str, options: &LinkOptions) -> Result<String, LinkError> {
 }
 
 fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host.eq_ignore_ascii_case("localhost") || address(host).is_some_and(|address| address.is_loopback())
+}
+
+/// Returns the address that a host is, if it is a number.
+fn address(host: &str) -> Option<IpAddr> {
+    host.trim_matches(['[', ']']).parse().ok()
 }
 
 fn make_agent(base: &str, options: &LinkOptions) -> Result<Agent, LinkError> {
@@ -182,6 +187,9 @@ fn make_agent(base: &str, options: &LinkOptions) -> Result<Agent, LinkError> {
         }
         tls = tls.root_certs(RootCerts::from(certificates.into_iter()));
     }
+    let host = base.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
+    // A numeric address has nothing to look up; a time limit would cost a thread for each request all the same.
+    let resolve = host.as_deref().and_then(address).is_none().then_some(CONNECT);
     // Every header costs its bytes on each sync, so those that say nothing to an authority are not sent.
     let mut config = Agent::config_builder()
         .tls_config(tls.build())
@@ -192,11 +200,11 @@ fn make_agent(base: &str, options: &LinkOptions) -> Result<Agent, LinkError> {
         .accept("")
         .accept_encoding("")
         .max_idle_age(IDLE)
-        .timeout_resolve(Some(CONNECT))
+        .timeout_resolve(resolve)
         .timeout_connect(Some(CONNECT))
         .timeout_per_read(Some(options.stall))
         .timeout_per_write(Some(options.stall));
-    if base.parse::<Uri>().ok().as_ref().and_then(Uri::host).is_some_and(is_loopback) {
+    if host.is_some_and(|host| is_loopback(&host)) {
         // A proxy of the environment cannot reach this machine's own server.
         config = config.proxy(None);
     }
