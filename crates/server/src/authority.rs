@@ -4,7 +4,7 @@ use crate::accounts::{self, Caller, Enrolled};
 use crate::api_error::ApiError;
 use crate::commit::{Receipt, absorb_foreign, commit};
 use crate::pull::{compare_pasts, read_answer};
-use syncline_core::{EnrolRequest, EnrolResponse, HistoryId, Limits, ScopeAnswer, ScopeId, Seq, SyncRequest, SyncResponse, planted};
+use syncline_core::{DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, ScopeAnswer, ScopeId, ScopeRequest, Seq, SyncRequest, SyncResponse, planted};
 use syncline_replica::schema::{authority_schema_ddl, merge_schema, validate};
 use syncline_replica::{Doing, Env, Error, Replica, Role, Scope, Tx};
 
@@ -93,8 +93,8 @@ pub fn write_request(tx: &mut Tx, caller: &Caller, request: &SyncRequest, histor
     let mut scopes = Vec::with_capacity(request.scopes.len());
     for asked in &request.scopes {
         let scope = may_see(tx, caller, &asked.scope)?;
-        if let Some(common) = compare_pasts(tx, &scope, history, asked)? {
-            scopes.push((scope.clone(), Err(ScopeAnswer { scope: scope.id, history_changed: Some(common), ..ScopeAnswer::default() })));
+        if let Some(answer) = other_past(tx, &scope, history, asked)? {
+            scopes.push((scope, Err(answer)));
             continue;
         }
         let receipt = match &asked.push {
@@ -111,6 +111,32 @@ pub fn write_request(tx: &mut Tx, caller: &Caller, request: &SyncRequest, histor
     }
     accounts::touch(tx.conn, caller.device_id, None, tx.env.now_ms)?;
     Ok(Written { scopes, moved })
+}
+
+/// What the write half is to a request without a push: it only looks, and may do so in the snapshot of the read half. What it
+/// leaves to be noted, `note_pull` notes.
+pub fn look_at_request(tx: &mut Tx, caller: &Caller, request: &SyncRequest, history: HistoryId) -> Result<Written, ApiError> {
+    check_request(request)?;
+    let mut scopes = Vec::with_capacity(request.scopes.len());
+    for asked in &request.scopes {
+        let scope = may_see(tx, caller, &asked.scope)?;
+        let looked = other_past(tx, &scope, history, asked)?.map_or(Ok(None), Err);
+        scopes.push((scope, looked));
+    }
+    Ok(Written { scopes, moved: vec![] })
+}
+
+/// Notes how far a device has applied scopes. Late is safe: until then less is forgotten for its sake.
+pub fn note_pull(tx: &mut Tx, device: DeviceId, applied: &[(ScopeId, Seq)]) -> Result<(), ApiError> {
+    for (scope, seq) in applied {
+        accounts::ack(tx.conn, device, scope, *seq, tx.env.now_ms)?;
+    }
+    accounts::touch(tx.conn, device, None, tx.env.now_ms)
+}
+
+fn other_past(tx: &Tx, scope: &Scope, history: HistoryId, asked: &ScopeRequest) -> Result<Option<ScopeAnswer>, ApiError> {
+    let common = compare_pasts(tx, scope, history, asked)?;
+    Ok(common.map(|common| ScopeAnswer { scope: scope.id.clone(), history_changed: Some(common), ..ScopeAnswer::default() }))
 }
 
 /// The read half: inside one read snapshot, not older than the write half.

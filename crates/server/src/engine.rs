@@ -5,7 +5,7 @@
 
 use crate::accounts::{self, Caller, DeviceInfo};
 use crate::api_error::ApiError;
-use crate::authority::{Authority, enrol, may_see, read_request, respond, write_request};
+use crate::authority::{Authority, enrol, look_at_request, may_see, note_pull, read_request, respond, write_request};
 use crate::commit::{absorb_foreign, chain_at};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::collections::VecDeque;
@@ -153,6 +153,9 @@ impl Engine {
 
     /// Commits what is pushed and reads what has changed.
     pub fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError> {
+        if request.scopes.iter().all(|s| s.push.is_none()) {
+            return self.pull(caller, &request);
+        }
         let (history, limits) = (self.history, self.limits);
         let large = request.scopes.iter().filter_map(|s| s.push.as_ref()).any(|p| p.rows.rows.len() > SMALL_ROWS);
         let caller = caller.clone();
@@ -165,6 +168,30 @@ impl Engine {
             let answers = read_request(tx, &request, written.scopes, &limits)?;
             respond(tx, history, &request, answers)
         })
+    }
+
+    /// Answers a request without a push from a snapshot: it waits for no commit, neither its own nor somebody's bulk load.
+    fn pull(&self, caller: &Caller, request: &SyncRequest) -> Result<SyncResponse, ApiError> {
+        let (history, limits, device) = (self.history, self.limits, caller.device_id);
+        self.absorb()?;
+        let (response, applied) = self.read(|tx| {
+            let looked = look_at_request(tx, caller, request, history)?;
+            let same_past = request.scopes.iter().zip(&looked.scopes).filter(|(_, (_, looked))| looked.is_ok());
+            let applied: Vec<(ScopeId, Seq)> = same_past.filter_map(|(asked, (scope, _))| Some((scope.id.clone(), asked.cursor?.seq))).collect();
+            let answers = read_request(tx, request, looked.scopes, &limits)?;
+            Ok((respond(tx, history, request, answers)?, applied))
+        })?;
+        let work: Work = Box::new(move |tx, _| {
+            let done = tx.savepoint(|tx| note_pull(tx, device, &applied));
+            Box::new(move |committed| {
+                if let Err(e) = committed.and(done) {
+                    tracing::warn!("noting what a device has applied: {e}");
+                }
+            })
+        });
+        // A server that is stopping notes it with the device's next request.
+        let _ = self.jobs.as_ref().map(|jobs| jobs.send(Job { large: false, work }));
+        Ok(response)
     }
 
     /// Reads changes as JSON: whole bundles, about `limit` rows.
