@@ -86,6 +86,13 @@ fn read_table(
     };
     found.warnings.extend(parsed.table.notes.iter().map(|note| format!("table `{name}`: {note}")));
     apply_options(&mut parsed.table.def, config, options);
+    if parsed.table.def.options.integer_keys == Some(IntegerKeys::DeviceBlocks) {
+        // SQLite takes the greater of sqlite_sequence and the largest rowid there is, and offers no way to say otherwise.
+        found.warnings.push(format!(
+            "table `{name}`: SQLite numbers after the largest key in the table, so once rows of a higher block have arrived two devices \
+             may draw the same key; such rows become a `key_collision` to decide on, never one row. UUID keys avoid it"
+        ));
+    }
     refused.extend(checks::table(conn, &parsed, options)?);
     if let Some(config) = config {
         let locals: Vec<String> = local::declared(&parsed.table.def, config, refused);
