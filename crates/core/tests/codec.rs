@@ -78,7 +78,14 @@ fn answer(state: &RowState) -> SyncResponse {
         delta: Some(delta),
         ..ScopeAnswer::default()
     };
-    SyncResponse { version: VERSION, server_time_ms: 1_700_000_000_001, history: HistoryId([6; 16]), fingerprint: Fingerprint([8; 16]), schema: None, scopes: vec![scope] }
+    SyncResponse {
+        version: VERSION,
+        server_time_ms: 1_700_000_000_001,
+        history: HistoryId([6; 16]),
+        fingerprint: Fingerprint([8; 16]),
+        schema: None,
+        scopes: vec![scope],
+    }
 }
 
 fn plain() -> RowState {

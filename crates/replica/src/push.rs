@@ -157,8 +157,11 @@ impl Tx<'_> {
 
     /// Lists pending rows that are not parked, at most `most`: high priority first, then in order of our own sequence.
     fn pending_in_order(&mut self, scope: &Scope, most: usize) -> Result<Vec<(i64, Key, Seq)>> {
-        let parked: HashSet<Member> =
-            if self.is_anything_waiting()? { self.members("SELECT tbl, key FROM _syncline_parked WHERE scope = ?1 AND local IS NULL", scope)? } else { HashSet::new() };
+        let parked: HashSet<Member> = if self.is_anything_waiting()? {
+            self.members("SELECT tbl, key FROM _syncline_parked WHERE scope = ?1 AND local IS NULL", scope)?
+        } else {
+            HashSet::new()
+        };
         let (tables, classes) = (self.registry()?.all(), self.classes()?);
         let mut rows: Vec<(i64, Key, Seq)> = Vec::new();
         for class in &classes {

@@ -96,8 +96,7 @@ impl Ledger {
         if self.writers.entry(writer).or_insert(by) != &by {
             return Err(format!("NOWHERE: row {at:?} was dated anew by {writer:?}"));
         }
-        let (ahead, rest): (Vec<Op>, Vec<Op>) =
-            std::mem::take(&mut row.ops).into_iter().partition(|o| o.stamp.hlc > limit && before.ctx.covers(&o.stamp));
+        let (ahead, rest): (Vec<Op>, Vec<Op>) = std::mem::take(&mut row.ops).into_iter().partition(|o| o.stamp.hlc > limit && before.ctx.covers(&o.stamp));
         row.ops = rest;
         let mut values: HashMap<usize, (Stamp, Value)> = HashMap::new();
         let mut kept = Vec::new();

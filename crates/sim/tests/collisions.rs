@@ -22,7 +22,14 @@ fn collided() -> (World, String) {
     assert_eq!((c.refusal.reason, &c.refusal.key["id"]), (Reason::KeyCollision, &Value::Int(1)));
     assert_eq!((&c.local.as_ref().unwrap()["what"], &c.remote.as_ref().unwrap()["what"]), (&Value::text("of B"), &Value::text("of A")));
     // The table shows the server's row, the identical one is one row, and the others went through.
-    assert_eq!(w.b.dump(), ["job: id=integer 1 n=integer 1 what=text \"of A\"", "job: id=integer 2 n=integer 2 what=text \"same\"", "job: id=integer 3 n=integer 3 what=text \"also of B\""]);
+    assert_eq!(
+        w.b.dump(),
+        [
+            "job: id=integer 1 n=integer 1 what=text \"of A\"",
+            "job: id=integer 2 n=integer 2 what=text \"same\"",
+            "job: id=integer 3 n=integer 3 what=text \"also of B\""
+        ]
+    );
     let id = c.id.clone();
     (w, id)
 }

@@ -23,7 +23,8 @@ impl Dice {
 fn sixty_syncs_through_a_bad_network_with_kills_on_both_sides_leave_exactly_what_was_written() {
     let mut world = World::new();
     let proxy = Proxy::to(world.host());
-    let content = "CREATE TABLE item(id TEXT PRIMARY KEY, n INTEGER NOT NULL, text TEXT); CREATE TABLE part(id TEXT PRIMARY KEY, item TEXT REFERENCES item(id))";
+    let content =
+        "CREATE TABLE item(id TEXT PRIMARY KEY, n INTEGER NOT NULL, text TEXT); CREATE TABLE part(id TEXT PRIMARY KEY, item TEXT REFERENCES item(id))";
     let a = world.device_at("a", &proxy.url(), &[], |file| open(file).execute_batch(content).unwrap());
     let b = world.device_at("b", &proxy.url(), &[], |_| {});
     let devices = [&a, &b];
@@ -147,7 +148,10 @@ fn a_hydration_that_is_killed_five_times_shows_nothing_or_all_and_fetches_little
             let mut seen = std::collections::BTreeSet::new();
             let conn = open(&file);
             while !done.load(SeqCst) {
-                seen.insert(conn.query_row("SELECT (SELECT count(*) FROM customer) + (SELECT count(*) FROM line WHERE id LIKE 'l%')", [], |r| r.get::<_, i64>(0)).unwrap() as u64);
+                seen.insert(
+                    conn.query_row("SELECT (SELECT count(*) FROM customer) + (SELECT count(*) FROM line WHERE id LIKE 'l%')", [], |r| r.get::<_, i64>(0))
+                        .unwrap() as u64,
+                );
                 std::thread::sleep(Duration::from_millis(2));
             }
             seen
@@ -196,7 +200,9 @@ fn a_one_column_edit_of_a_large_row_is_one_small_request() {
     let world = World::new();
     let proxy = Proxy::to(world.host());
     let a = world.device_at("a", &proxy.url(), &[], |file| {
-        open(file).execute_batch("CREATE TABLE doc(id TEXT PRIMARY KEY, title TEXT, body TEXT); INSERT INTO doc VALUES('d', 't', hex(randomblob(2000)))").unwrap();
+        open(file)
+            .execute_batch("CREATE TABLE doc(id TEXT PRIMARY KEY, title TEXT, body TEXT); INSERT INTO doc VALUES('d', 't', hex(randomblob(2000)))")
+            .unwrap();
     });
     a.sync(0);
     a.sql("UPDATE doc SET title = 'another title'");
