@@ -4,7 +4,7 @@
 //! Call `next`, send what it returns, call `answer` with what comes back, and go on until it says `Step::Done`. Whatever is
 //! lost or killed in between: a new `Session` on the same database goes on where the last one was.
 
-use syncline_core::{Limits, SyncRequest, SyncResponse};
+use syncline_core::{Limits, SyncRequest, SyncResponse, planted};
 use syncline_replica::{Env, Replica, Result, Scope};
 
 /// The most rounds in which refused rows are parked and the rest goes again; then `retries_exhausted`.
@@ -102,7 +102,9 @@ impl Session {
         let (Some(sent), Some(given)) = (sent.scopes.first(), answer.scopes.first()) else { return Ok(Step::Done) };
         let (taken, figures, cursor, schema_wanted) = replica.transact(env, |tx| {
             let scope: Scope = tx.scope(1)?;
-            tx.absorb()?;
+            if !planted::on("apply_without_absorb") {
+                tx.absorb()?;
+            }
             if let Some(schema) = &answer.schema {
                 tx.create_missing(schema)?;
             }

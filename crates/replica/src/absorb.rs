@@ -168,6 +168,7 @@ impl Tx<'_> {
                     fold.inserted = None;
                     fold.times.clear();
                 }
+                op::CHECK if planted::on("displaced_unnoticed") => continue,
                 op::CHECK => fold.check = Some(id),
                 _ => {
                     let columns = match generations.entry((table.n, generation)) {
@@ -245,7 +246,14 @@ impl Tx<'_> {
                     }
                     row.fill(t, image);
                 }
-                None => row.state.cells.iter_mut().for_each(|c| *c = None),
+                None => {
+                    row.state.cells.iter_mut().for_each(|c| *c = None);
+                    // Nobody saw it go: its values are not here any more, and a context never runs ahead of values. Should an
+                    // edit that we had not seen bring it back, we need it whole.
+                    if self.role == Role::Device {
+                        self.request_resync(scope)?;
+                    }
+                }
             }
             let latest = row.state.cells.iter().flatten().map(|c| c.stamp.hlc).max().unwrap_or_default();
             let ms = fold.deleted.map_or(fold.last, |d| d.1);
@@ -305,7 +313,9 @@ impl Tx<'_> {
         for (c, value) in t.shown.iter().zip(values).filter(|(c, _)| row.state.cell(**c).is_none()) {
             let default = match t.def.column(&t.columns[*c].name).and_then(|d| d.default.clone()) {
                 // The expression is this database's own.
-                Some(expr) => self.conn.query_row(&format!("SELECT {expr}"), [], |r| r.get_ref(0).map(crate::bind::value)).doing("reading a column's default")?,
+                Some(expr) => {
+                    self.conn.query_row(&format!("SELECT {expr}"), [], |r| r.get_ref(0).map(crate::bind::value)).doing("reading a column's default")?
+                }
                 None => Value::Null,
             };
             if *value != default {

@@ -281,9 +281,11 @@ impl Tx<'_> {
         let settled: Vec<(i64, Vec<u8>)> = {
             let mut q = self
                 .conn
-                .prepare_cached("SELECT tbl, key FROM _syncline_row WHERE scope = ?1 AND pend IS NULL AND version BETWEEN 1 AND ?2")
+                .prepare_cached("SELECT tbl, key FROM _syncline_row WHERE scope = ?1 AND (pend IS NULL OR ?3) AND version BETWEEN 1 AND ?2")
                 .doing("finding rows that are gone")?;
-            q.query_map(params![scope.n, to.0 as i64], |r| Ok((r.get(0)?, r.get(1)?))).and_then(Iterator::collect).doing("finding rows that are gone")?
+            q.query_map(params![scope.n, to.0 as i64, planted::on("resync_takes_pending")], |r| Ok((r.get(0)?, r.get(1)?)))
+                .and_then(Iterator::collect)
+                .doing("finding rows that are gone")?
         };
         for (table, key) in settled {
             let key = Key(key);

@@ -9,6 +9,7 @@ use crate::registry::{Affinity, Table, affinity, is_inexact};
 use crate::schema::parse::{parse_index, parse_table};
 use crate::tx::{Role, Tx};
 use rusqlite::params;
+use syncline_core::planted;
 use syncline_core::schema::{IndexPart, quote};
 
 /// What a log entry says happened.
@@ -215,7 +216,7 @@ impl Tx<'_> {
     /// is in the log. Cost when nothing changed: one PRAGMA.
     pub fn verify_capture(&mut self) -> Result<Vec<String>> {
         let cookie = self.schema_cookie()?;
-        if self.cache.schema_cookie == Some(cookie) {
+        if self.cache.schema_cookie == Some(cookie) || planted::on("capture_not_mended") {
             return Ok(vec![]);
         }
         // Another process may have registered tables, too.
@@ -331,8 +332,9 @@ impl Tx<'_> {
         let keys: String = (0..t.key.len()).map(|i| format!(", k{i}")).collect();
         let values: String = t.key.iter().map(|k| format!(", {}", quote(k))).collect();
         let scope = if t.scoped { "\"scope_id\"" } else { "NULL" };
+        // No mask: any column may have changed, also beside one that was captured before.
         let sql = format!(
-            "INSERT INTO _syncline_log(tbl, op, generation, at, mask, scope{keys}) SELECT {table}, {}, {}, {NOW}, 0, {scope}{values} FROM {}",
+            "INSERT INTO _syncline_log(tbl, op, generation, at, mask, scope{keys}) SELECT {table}, {}, {}, {NOW}, NULL, {scope}{values} FROM {}",
             op::UPDATE,
             t.generation,
             quote(&t.def.name)

@@ -305,7 +305,7 @@ impl Tx<'_> {
         let (from, whole) = match (&stage, &sent.page) {
             (Some(stage), Some(page)) if stage.after == page.after => (stage.from, stage.whole),
             (None, Some(page)) if resync && *page == whole_from_zero(cursor) => (Seq(0), true),
-            (None, None) => (at, false),
+            (None, None) if !resync || cursor.is_none() => (at, false),
             _ => return Ok(()),
         };
         if delta.from != from || (delta.to < at) || stage.as_ref().is_some_and(|s| s.history != history) {

@@ -196,7 +196,7 @@ impl Tx<'_> {
         let mut rows = Vec::new();
         for (table, key) in shelved {
             let key = Key(key);
-            if not.contains(&(table, key.clone())) {
+            if not.contains(&(table, key.clone())) || planted::on("shelved_for_ever") {
                 continue;
             }
             let t = self.registry()?.get(table)?;

@@ -52,13 +52,15 @@ impl Authority {
     pub fn sync(&mut self, env: &mut Env, caller: &Caller, request: &SyncRequest) -> Result<SyncResponse, ApiError> {
         let (limits, history) = (self.limits, self.history);
         if planted::on("answer_before_commit") {
-            let answer = self.replica.transact(env, |tx| {
-                Ok(write_request(tx, caller, request, history, &limits).and_then(|w| {
+            let mut said = None;
+            let committed = self.replica.transact(env, |tx| {
+                said = Some(write_request(tx, caller, request, history, &limits).and_then(|w| {
                     let answers = read_request(tx, request, w.scopes, &limits)?;
                     respond(tx, history, request, answers)
-                }))
+                }));
+                Ok(())
             });
-            return answer?;
+            return said.unwrap_or_else(|| Err(committed.err().map_or_else(|| ApiError::Internal("nothing said".into()), ApiError::from)));
         }
         let written = self.replica.transact(env, |tx| Ok(write_request(tx, caller, request, history, &limits)))??;
         self.replica.read(env, |tx| {

@@ -56,6 +56,8 @@ faults! {
     Replace = "replace",
     /// Keys change.
     Rekey = "rekey",
+    /// The app rebuilds a table, which drops its triggers.
+    Rebuild = "rebuild",
     /// A device's database is put back from a backup.
     Backup = "backup",
     /// A device's database is copied to a second device.

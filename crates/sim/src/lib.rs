@@ -6,6 +6,8 @@
 //! what each state must be.
 
 pub mod app;
+#[cfg(feature = "planted")]
+pub mod bugs;
 pub mod calm;
 pub mod check;
 pub mod device;

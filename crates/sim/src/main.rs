@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     match (arguments.seeds, arguments.seed) {
-        _ if arguments.bugs => ExitCode::from(2),
+        _ if arguments.bugs => all_bugs(),
         (None, Some(seed)) => one(seed, &arguments),
         (Some(count), seed) => many(count, seed.unwrap_or_else(random_seed), &arguments),
         (None, None) => {
@@ -95,6 +95,31 @@ fn many(count: u64, first: u64, arguments: &Arguments) -> ExitCode {
         println!("seed {seed}: {line}");
     }
     if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(not(feature = "planted"))]
+fn all_bugs() -> ExitCode {
+    ExitCode::from(2)
+}
+
+/// Reports for each planted bug within how many seeds it is found.
+#[cfg(feature = "planted")]
+fn all_bugs() -> ExitCode {
+    // A planted bug may well end in a panic; that is a way of being found.
+    std::panic::set_hook(Box::new(|_| {}));
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let mut missed = 0;
+    for bug in syncline_sim::bugs::BUGS {
+        let found = match syncline_sim::bugs::hunt(bug, bug.within, threads) {
+            Some((seed, why)) => format!("{seed:>5}  {}", why.split_whitespace().next().unwrap_or_default()),
+            None => {
+                missed += 1;
+                format!("not in {}", bug.within)
+            }
+        };
+        println!("{:<28} {found:<20} {}", bug.name, bug.rule);
+    }
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn random_seed() -> u64 {

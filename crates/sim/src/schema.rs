@@ -43,7 +43,7 @@ pub struct Table {
 impl Table {
     /// Finds the column that a row of this table has from an integer pool, and that a rule of the operator may look at.
     pub fn small(&self) -> Option<&'static str> {
-        self.columns.iter().find(|c| c.1 == Kind::Small).map(|c| c.0)
+        self.columns.iter().find(|c| c.1 == Small).map(|c| c.0)
     }
 }
 

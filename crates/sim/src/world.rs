@@ -93,7 +93,7 @@ pub struct World {
 impl World {
     /// Sets up the history of a seed.
     pub fn new(seed: u64, options: &Options) -> Check<World> {
-        let mut rng = Rng::new(seed ^ 0x5e_ed0f_5e_ed0f);
+        let mut rng = Rng::new(seed ^ 0x5eed_0f5e_ed0f);
         let variant = rng.index(VARIANTS.len());
         let faults = if options.exactly { options.faults } else { options.faults.swarm(&mut rng) };
         let count = 2 + rng.weighted(&[50, 35, 15]);
@@ -148,6 +148,7 @@ impl World {
         }
         let draw = world.rng.next();
         world.server.start(world.now_ms, draw, &mut world.ledger)?;
+        world.ledger.images_lost = world.faults.has(Fault::Rebuild);
         if world.faults.has(Fault::Rule) {
             world.make_rule()?;
         }
@@ -200,6 +201,7 @@ impl World {
             f(Fault::CrashServer, 5),
             3,
             f(Fault::Late, 3),
+            f(Fault::Rebuild, 4),
         ];
         match self.rng.weighted(&weights) {
             0 => self.app_writes(d)?,
@@ -212,7 +214,8 @@ impl World {
             7 => self.plan_device_crash(d),
             8 => self.plan_server_crash(),
             9 => self.resolve_one(d)?,
-            _ => self.devices.iter_mut().for_each(|d| d.joined = true),
+            10 => self.devices.iter_mut().for_each(|d| d.joined = true),
+            _ => self.app_rebuilds(d)?,
         }
         self.power_back()
     }
@@ -264,6 +267,37 @@ impl World {
         Ok(())
     }
 
+    /// Lets the app rebuild a table as migrations do, and write it while no trigger is there.
+    fn app_rebuilds(&mut self, d: usize) -> Check {
+        let now = self.now_ms;
+        let value = format!("r{}", self.rng.below(100));
+        let device = &mut self.devices[d];
+        device.site.at(now);
+        let sql = format!(
+            "BEGIN IMMEDIATE; CREATE TABLE new(id INTEGER PRIMARY KEY, title TEXT, x REAL); INSERT INTO new SELECT * FROM num; DROP TABLE num;
+             ALTER TABLE new RENAME TO num; UPDATE num SET title = '{value}' WHERE id % 2 = 0; DELETE FROM num WHERE id % 5 = 1"
+        );
+        let Ok((conn, site)) = device.app_parts() else { return self.settle_fate(Fate::Cut, Some(d)) };
+        let before = site.written.clone();
+        let read = conn.execute_batch(&sql).and_then(|()| Tables::read(conn, site.variant));
+        let fate = match read {
+            Err(_) => Fate::Cut,
+            Ok(after) => {
+                let mut draft = before;
+                draft.note(after, None);
+                match conn.execute_batch("COMMIT") {
+                    Ok(()) => {
+                        site.written = draft;
+                        Fate::Acknowledged
+                    }
+                    Err(_) => Fate::InDoubt(Box::new(draft)),
+                }
+            }
+        };
+        self.say(&|_| format!("device {d}: the app rebuilds num, and writes {value}"));
+        self.settle_fate(fate, Some(d))
+    }
+
     fn operator_writes(&mut self) -> Check {
         let now = self.now_ms;
         self.say(&|_| "authority: a program writes".into());
@@ -280,8 +314,32 @@ impl World {
             }
         });
         self.lines.extend(lines.into_inner());
-        if std::env::var("DBG").is_ok() { let c = self.server.authority.as_ref().unwrap().replica.conn(); let mut q = c.prepare("SELECT * FROM _syncline_log").unwrap(); let n=q.column_count(); let v: Vec<String> = q.query_map([], |r| Ok((0..n).map(|i| format!("{:?}", r.get_ref(i).unwrap())).collect::<Vec<_>>().join("|"))).unwrap().map(|x|x.unwrap()).collect(); for l in v { eprintln!("LOG {l}"); }
-          for t in 1..6 { if let Ok(mut q) = c.prepare(&format!("SELECT * FROM _syncline_image_{t}")) { let n=q.column_count(); let v: Vec<String> = q.query_map([], |r| Ok((0..n).map(|i| format!("{:?}", r.get_ref(i).unwrap())).collect::<Vec<_>>().join("|"))).unwrap().map(|x|x.unwrap()).collect(); for l in v { eprintln!("IMG {t} {l}"); } } } }
+        if std::env::var("DBG").is_ok() {
+            let c = self.server.authority.as_ref().unwrap().replica.conn();
+            let mut q = c.prepare("SELECT * FROM _syncline_log").unwrap();
+            let n = q.column_count();
+            let v: Vec<String> = q
+                .query_map([], |r| Ok((0..n).map(|i| format!("{:?}", r.get_ref(i).unwrap())).collect::<Vec<_>>().join("|")))
+                .unwrap()
+                .map(|x| x.unwrap())
+                .collect();
+            for l in v {
+                eprintln!("LOG {l}");
+            }
+            for t in 1..6 {
+                if let Ok(mut q) = c.prepare(&format!("SELECT * FROM _syncline_image_{t}")) {
+                    let n = q.column_count();
+                    let v: Vec<String> = q
+                        .query_map([], |r| Ok((0..n).map(|i| format!("{:?}", r.get_ref(i).unwrap())).collect::<Vec<_>>().join("|")))
+                        .unwrap()
+                        .map(|x| x.unwrap())
+                        .collect();
+                    for l in v {
+                        eprintln!("IMG {t} {l}");
+                    }
+                }
+            }
+        }
         self.settle_fate(fate, None)
     }
 
@@ -364,10 +422,10 @@ impl World {
     fn give_up(&mut self, d: usize) {
         let device = &mut self.devices[d];
         for p in 0..device.processes.len() {
-            if let Some(running) = device.processes[p].running.take() {
-                if !self.faults.has(Fault::Delayed) {
-                    self.net.retain(|m| m.token != running.token);
-                }
+            if let Some(running) = device.processes[p].running.take()
+                && !self.faults.has(Fault::Delayed)
+            {
+                self.net.retain(|m| m.token != running.token);
             }
         }
         self.say(&|_| format!("device {d}: gives up waiting"));
@@ -498,7 +556,7 @@ impl World {
                 tx.request_resync(&scope)
             })
         })?;
-        drop(ran);
+        let _ = ran;
         Ok(())
     }
 

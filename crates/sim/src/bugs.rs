@@ -1,0 +1,75 @@
+//! Bugs planted on purpose: each leaves one rule out, and the simulator must notice.
+
+use crate::fault::Faults;
+use crate::run::play_many;
+use crate::world::Options;
+use syncline_core::planted;
+
+/// A bug, what it leaves out, and within how many seeds (from 1) it must be found.
+pub struct Bug {
+    /// Its name, as in `planted::on`.
+    pub name: &'static str,
+    /// The rule.
+    pub rule: &'static str,
+    /// The most seeds.
+    pub within: u64,
+    /// Faults to pick from, where all of them would hide it too long; empty means all.
+    pub faults: &'static str,
+}
+
+const fn bug(name: &'static str, rule: &'static str, within: u64) -> Bug {
+    Bug { name, rule, within, faults: "" }
+}
+
+/// All of them.
+pub const BUGS: &[Bug] = &[
+    bug("earlier_stamp_wins", "the later stamp wins", 500),
+    bug("context_growth_is_no_change", "grown contexts count as changes (section 3, rule 2)", 2000),
+    bug("no_ground", "an insert over a tombstone raises the ground (rule 5)", 500),
+    bug("partial_taken", "a partial row is refused where there is none (rule 1)", 2000),
+    bug("stamp_below_context", "a new stamp is above all that its row has seen", 500),
+    bug("writer_continued", "every opening has a writer of its own", 500),
+    bug("apply_without_absorb", "absorb comes first in every transaction that applies", 500),
+    bug("displaced_unnoticed", "rows displaced through another unique index are noticed", 1000),
+    bug("capture_not_mended", "dropped triggers are installed anew, and the table compared", 1000),
+    bug("nonce_ignored", "an acknowledgement counts only with one of our nonces", 2000),
+    bug("old_attempt_taken", "an attempt below one already seen is refused", 2000),
+    bug("replay_committed_twice", "a bundle commits once", 500),
+    bug("future_stamps_taken", "a stamp from the future is refused", 1000),
+    bug("answer_before_commit", "the authority answers after its commit is durable", 1000),
+    bug("unequal_not_numbered", "a row that is not as it was sent gets a number", 1000),
+    bug("confirmed_by_answer", "confirmed is what the cursor has passed", 1000),
+    bug("confirms_later_edits", "an acknowledgement confirms what was frozen, not later edits", 500),
+    bug("confirmations_after_merge", "confirmations are passed before the merge", 2000),
+    bug("pending_ends_by_value", "pending ends by equal states, not values", 2000),
+    bug("merged_state_not_pending", "what differs from the authority after a merge is pending", 2000),
+    bug("unparked_keeps_number", "a row that leaves parking gets a new number", 2000),
+    bug("shelved_for_ever", "a shelved row comes back when its obstacle goes", 500),
+    bug("resync_takes_pending", "a resync keeps what is pending", 1000),
+    bug("cursor_before_rows", "the cursor moves in the transaction that applies", 500),
+    bug("columns_from_page", "columns count from the cursor at which the delta began", 2000),
+    bug("page_skips_a_row", "the next page goes on behind the last row of this one", 500),
+    bug("own_left_out_of_pages", "own rows are left out only of an answer that is a whole delta", 2000),
+    bug("stage_kept_across_histories", "a stage of another past is dropped", 4000),
+    bug("push_before_history", "the past is compared before the push is looked at", 2000),
+    bug("acked_not_checked", "acknowledged bundles beyond the cursor are compared too", 4000),
+];
+
+/// Returns the first seed from 1, of at most `most`, that finds a bug, and what it found.
+pub fn hunt(bug: &Bug, most: u64, threads: usize) -> Option<(u64, String)> {
+    let mut options = Options::default();
+    if !bug.faults.is_empty() {
+        options.faults = Faults::parse(bug.faults).unwrap_or_default();
+    }
+    // In steps, so that the number does not depend on how fast each thread is.
+    let step = 20 * threads as u64;
+    let mut first = 1;
+    while first <= most {
+        let tally = play_many(first, step.min(most + 1 - first), &options, threads, usize::MAX, || planted::plant(bug.name));
+        if let Some((seed, why)) = tally.failed.into_iter().next() {
+            return Some((seed, why));
+        }
+        first += step;
+    }
+    None
+}
