@@ -7,6 +7,8 @@ use crate::varint::{Reader, put_bytes};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::fmt;
 
+/// A key's parts are columns of a table, and no table has more.
+const PARTS_MAX: usize = 2_000;
 const NULL: u8 = 0;
 const INT_ZERO: u8 = 0x10; // plus or minus the number of bytes that follow
 const REAL: u8 = 0x20;
@@ -54,10 +56,17 @@ impl Key {
         let mut from = Reader::new(&self.0);
         let mut values = Vec::new();
         while !from.is_empty() {
+            if values.len() == PARTS_MAX {
+                return Err(DecodeError::TooLarge("parts of a key"));
+            }
             values.push(match from.byte()? {
                 NULL => Value::Null,
                 tag @ 0x08..=0x18 => decode_int(tag, &mut from)?,
-                REAL => Value::Real(f64::from_bits(from.u64_be()?)),
+                // SQLite would make NULL of a NaN, and no key has one.
+                REAL => match f64::from_bits(from.u64_be()?) {
+                    x if x.is_nan() => return Err(DecodeError::Malformed("NaN in a key")),
+                    x => Value::Real(x),
+                },
                 TEXT => Value::Text(from.bytes()?.to_vec()),
                 UUID => Value::Text(format_uuid(from.take(16)?)),
                 BLOB => Value::Blob(from.bytes()?.to_vec()),

@@ -447,6 +447,15 @@ fn keys_that_are_none_of_the_table_are_refused() {
 }
 
 #[test]
+fn a_key_that_is_not_a_number_is_refused_since_it_would_be_null() {
+    let (server, mut anna, _) = Server::start();
+    for nan in [f64::NAN, -f64::NAN, f64::from_bits(0x7ff0_0000_0000_0001)] {
+        let key = Key([&[0x20], &nan.to_bits().to_be_bytes()[..]].concat());
+        server.push(&mut anna, rows("measure", vec![written(key)])).refused(400, "bad_request");
+    }
+}
+
+#[test]
 fn a_row_above_the_limit_is_parked() {
     let (server, mut anna, _) = Server::start();
     let large = RowState::inserted(stamp(now_ms()), vec![Value::Text(vec![b'a'; MIB])]);
