@@ -10,7 +10,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use syncline_core::digest::{chain_of, first_chain};
 use syncline_core::schema::Action;
-use syncline_core::{Acked, BundleId, Chain, ColSet, DeviceId, Hlc, Key, Limits, Nonce, Outcome, Push, Reason, Refusal, RowState, Seq, SourceId, planted};
+use syncline_core::{
+    Acked, BundleId, Chain, ColSet, DeviceId, Hlc, Key, Limits, Nonce, Outcome, Push, Reason, Refusal, RowState, Seq, SourceId, Stamp, planted,
+};
 use syncline_replica::apply::strangers;
 use syncline_replica::{Absorbed, Clash, Doing, Error, Incoming, Kind, RowRecord, Scope, Table, Tx, number};
 
@@ -255,8 +257,7 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
     let mut seen = HashSet::new();
     for row in &push.rows.rows {
         let bad = |e: syncline_core::DecodeError| ApiError::BadRequest(format!("a row of the bundle: {e}"));
-        let decoded = push.rows.open(row).map_err(bad)?;
-        let (table, map) = &maps[row.table as usize];
+        let (table, map) = maps.get(row.table as usize).ok_or(syncline_core::DecodeError::Malformed("table number")).map_err(bad)?;
         let (Some(table), Some(map)) = (table, map) else {
             let name = &push.rows.tables[row.table as usize].name;
             return Err(ApiError::SchemaBehind(format!("the server has no table `{name}`; attach again with a new token, that takes the schema to it")));
@@ -268,6 +269,15 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
         if !seen.insert((table.n, row.key.clone())) {
             return Err(ApiError::BadRequest(format!("a row of table `{}` is in the bundle twice", table.def.name)));
         }
+        if row.state.len() > limits.row_bytes {
+            // Not decoded: a list of stamps takes many times its bytes. Its op is told from the version alone.
+            let state = RowState::inserted(Stamp::default(), vec![]);
+            let incoming = Incoming { key: row.key.clone(), state, mask: ColSet::liveness(), partial: false, seq: row.seq, created: Seq(0) };
+            let message = format!("the row's history has {} bytes; the server takes at most {}", row.state.len(), limits.row_bytes);
+            refused.push(refusal(tx, scope, &Pushed { table: table.clone(), incoming }, Reason::TooLarge, message)?);
+            continue;
+        }
+        let decoded = push.rows.open(row).map_err(bad)?;
         if decoded.state.ctx.max() > latest && !planted::on("future_stamps_taken") {
             return Err(ApiError::ClockAhead(format!(
                 "the device's clock is ahead: a change is dated {} ms after the server's now; the device dates it anew and sends it again",
@@ -295,7 +305,7 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
         }
         let pushed =
             Pushed { table: table.clone(), incoming: Incoming { key: row.key.clone(), state, mask, partial: decoded.partial, seq: row.seq, created: Seq(0) } };
-        let size: usize = row.values.iter().map(syncline_core::Value::size).sum();
+        let size = row.key.0.len() + row.values.iter().map(syncline_core::Value::size).sum::<usize>();
         if size > limits.row_bytes {
             let message = format!("the row has {size} bytes; the server takes at most {}", limits.row_bytes);
             refused.push(refusal(tx, scope, &pushed, Reason::TooLarge, message)?);

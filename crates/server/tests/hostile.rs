@@ -456,10 +456,23 @@ fn a_key_that_is_not_a_number_is_refused_since_it_would_be_null() {
 }
 
 #[test]
-fn a_row_above_the_limit_is_parked() {
+fn a_row_above_the_limit_is_parked_whether_value_or_key_is_large() {
     let (server, mut anna, _) = Server::start();
     let large = RowState::inserted(stamp(now_ms()), vec![Value::Text(vec![b'a'; MIB])]);
     let refused = server.push(&mut anna, rows("note", vec![inserted(Key::encode(&[Value::text("n")]), &large)])).rejected();
+    assert_eq!((refused.len(), refused[0].reason), (1, Reason::TooLarge));
+    let refused = server.push(&mut anna, rows("blobs", vec![written(Key::encode(&[Value::Blob(vec![1; MIB])]))])).rejected();
+    assert_eq!((refused.len(), refused[0].reason), (1, Reason::TooLarge));
+}
+
+#[test]
+fn a_state_above_the_limit_is_parked() {
+    let (server, mut anna, _) = Server::start();
+    let mut state = RowState::inserted(stamp(now_ms()), vec![Value::text("text")]);
+    state.live[0].births = (0..150_000).map(|n| Stamp { hlc: Hlc(n), writer: WRITER }).collect();
+    let row = inserted(Key::encode(&[Value::text("n")]), &state);
+    assert!(row.state.len() > MIB);
+    let refused = server.push(&mut anna, rows("note", vec![row])).rejected();
     assert_eq!((refused.len(), refused[0].reason), (1, Reason::TooLarge));
 }
 
