@@ -278,10 +278,11 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
             continue;
         }
         let decoded = push.rows.open(row).map_err(bad)?;
-        if decoded.state.ctx.max() > latest && !planted::on("future_stamps_taken") {
+        let newest = newest(&decoded.state);
+        if newest > latest && !planted::on("future_stamps_taken") {
             return Err(ApiError::ClockAhead(format!(
                 "the device's clock is ahead: a change is dated {} ms after the server's now; the device dates it anew and sends it again",
-                decoded.state.ctx.max().ms() - tx.env.now_ms
+                newest.ms() - tx.env.now_ms
             )));
         }
         if decoded.state.gravestone || !decoded.state.live.iter().all(|d| decoded.state.ctx.covers(&d.stamp)) {
@@ -316,6 +317,13 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
         out.push(pushed);
     }
     Ok(if refused.is_empty() { Translated::Rows(out) } else { Translated::Refused(refused) })
+}
+
+/// Returns the latest time in a state. All of it, although an honest context covers the rest: a ground from the future would
+/// keep a key dead for ever.
+fn newest(state: &RowState) -> Hlc {
+    let births = state.live.iter().flat_map(|d| &d.births).map(|b| b.hlc).max().unwrap_or_default();
+    state.ctx.max().max(state.ground.max()).max(births)
 }
 
 /// Refuses inserts whose integer key another row got meanwhile: two things never become one row.

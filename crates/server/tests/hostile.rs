@@ -546,12 +546,15 @@ fn states_that_no_device_comes_to_are_refused() {
 }
 
 #[test]
-fn stamps_from_the_future_are_refused() {
+fn stamps_from_the_future_are_refused_wherever_they_hide() {
     let (server, mut anna, _) = Server::start();
     let late = [Hlc::from_ms(now_ms() + 10 * 60_000), Hlc(u64::MAX)].map(|hlc| Stamp { hlc, writer: WRITER });
     for late in late {
         server.push(&mut anna, note("n", late.hlc.ms())).refused(409, "clock_ahead");
         server.push(&mut anna, note_with(|s| s.ctx.see(late))).refused(409, "clock_ahead");
+        // A ground from the future would keep the key dead for ever.
+        server.push(&mut anna, note_with(|s| s.ground.see(late))).refused(409, "clock_ahead");
+        server.push(&mut anna, note_with(|s| s.live[0].births.push(late))).refused(409, "clock_ahead");
     }
 }
 
