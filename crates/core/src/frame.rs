@@ -25,22 +25,68 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, DecodeError> {
 
 /// Decodes a message; never allocates more than the limits allow.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], limits: &Limits) -> Result<T, DecodeError> {
+    decode_bounded(bytes, limits, usize::MAX)
+}
+
+/// Decodes a message of somebody who is not trusted with memory: of at most so many values, counted before any is made.
+/// A nil takes one byte on the wire and thirty in a list.
+pub fn decode_bounded<T: DeserializeOwned>(bytes: &[u8], limits: &Limits, values: usize) -> Result<T, DecodeError> {
     if bytes.len() > limits.wire_bytes {
         return Err(DecodeError::TooLarge("message on the wire"));
     }
     let (kind, body) = bytes.split_first().ok_or(DecodeError::Truncated)?;
     match *kind {
-        RAW => decode_raw(body),
-        ZSTD => decode_raw(&inflate(body, limits)?),
+        RAW => decode_raw(body, values),
+        ZSTD => decode_raw(&inflate(body, limits)?, values),
         other => Err(DecodeError::Version(u64::from(other))),
     }
 }
 
-fn decode_raw<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
+fn decode_raw<T: DeserializeOwned>(body: &[u8], values: usize) -> Result<T, DecodeError> {
+    if has_more_values(body, values) {
+        return Err(DecodeError::TooLarge("number of values"));
+    }
     let mut from = rmp_serde::Deserializer::from_read_ref(body);
     from.set_max_depth(64);
     let message = T::deserialize(&mut from).map_err(|e| DecodeError::Shape(e.to_string()))?;
     Ok(message)
+}
+
+/// Whether MessagePack has more than so many values, lists and maps counted with what is in them. What is no MessagePack ends
+/// the count: the decoder stops there too.
+fn has_more_values(body: &[u8], most: usize) -> bool {
+    if body.len() <= most {
+        return false;
+    }
+    let mut rest = body;
+    let mut count = 0;
+    while let Some((marker, after)) = rest.split_first() {
+        count += 1;
+        if count > most {
+            return true;
+        }
+        let long = |bytes: usize| after.get(..bytes).map_or(usize::MAX, |n| n.iter().fold(0, |n, b| n << 8 | usize::from(*b)).saturating_add(bytes));
+        let skip = match *marker {
+            0xa0..=0xbf => usize::from(marker & 0x1f),
+            0xc4 | 0xd9 => long(1),
+            0xc5 | 0xda => long(2),
+            0xc6 | 0xdb => long(4),
+            0xc7 => long(1).saturating_add(1),
+            0xc8 => long(2).saturating_add(1),
+            0xc9 => long(4).saturating_add(1),
+            0xcc | 0xd0 => 1,
+            0xcd | 0xd1 | 0xd4 | 0xdc | 0xde => 2,
+            0xd5 => 3,
+            0xca | 0xce | 0xd2 | 0xdd | 0xdf => 4,
+            0xd6 => 5,
+            0xcb | 0xcf | 0xd3 => 8,
+            0xd7 => 9,
+            0xd8 => 17,
+            _ => 0,
+        };
+        rest = after.get(skip..).unwrap_or_default();
+    }
+    false
 }
 
 fn inflate(body: &[u8], limits: &Limits) -> Result<Vec<u8>, DecodeError> {

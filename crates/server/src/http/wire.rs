@@ -45,9 +45,10 @@ impl Format {
         });
         named.next().unwrap_or(otherwise)
     }
-    pub fn decode<T: DeserializeOwned>(self, bytes: &[u8], limits: &Limits) -> Result<T, ApiError> {
+    /// Decodes a body of at most so many values. JSON is not compressed: its bytes bound them.
+    pub fn decode<T: DeserializeOwned>(self, bytes: &[u8], limits: &Limits, values: usize) -> Result<T, ApiError> {
         Ok(match self {
-            Format::MessagePack => frame::decode(bytes, limits)?,
+            Format::MessagePack => frame::decode_bounded(bytes, limits, values)?,
             Format::Json => frame::decode_json(bytes, limits)?,
         })
     }
