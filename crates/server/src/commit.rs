@@ -57,11 +57,11 @@ pub fn commit(tx: &mut Tx, scope: &Scope, device: DeviceId, source: SourceId, pu
 
     let rows = match translate(tx, scope, push, limits)? {
         Translated::Rows(rows) => rows,
-        Translated::Refused(rows) => return Ok(nothing(reject(rows, limits))),
+        Translated::Refused(rows) => return Ok(nothing(rows.outcome())),
     };
-    let collided = collisions(tx, scope, &rows)?;
-    if !collided.is_empty() {
-        return Ok(nothing(reject(collided, limits)));
+    let collided = collisions(tx, scope, &rows, limits)?;
+    if collided.total > 0 {
+        return Ok(nothing(collided.outcome()));
     }
     let incomplete = incomplete(tx, scope, &rows)?;
     if !incomplete.is_empty() {
@@ -70,13 +70,13 @@ pub fn commit(tx: &mut Tx, scope: &Scope, device: DeviceId, source: SourceId, pu
     let seq = tx.head(scope.n)?.next();
     let written = match tx.savepoint(|tx| write_all(tx, scope, seq, &rows)) {
         Ok(written) => written,
-        Err(Failure::Clash) => match tx.savepoint(|tx| write_what_stands(tx, scope, seq, &rows)) {
+        Err(Failure::Clash) => match tx.savepoint(|tx| write_what_stands(tx, scope, seq, &rows, limits)) {
             Ok(written) => written,
-            Err(Failure::Refused(refused)) => return Ok(nothing(reject(refused, limits))),
+            Err(Failure::Refused(refused)) => return Ok(nothing(refused.outcome())),
             Err(Failure::Clash) => return Err(ApiError::Internal("a clash that nothing explains".into())),
             Err(Failure::Error(e)) => return Err(e.into()),
         },
-        Err(Failure::Refused(refused)) => return Ok(nothing(reject(refused, limits))),
+        Err(Failure::Refused(refused)) => return Ok(nothing(refused.outcome())),
         Err(Failure::Error(e)) => return Err(e.into()),
     };
     let mut altered = written.altered;
@@ -238,7 +238,7 @@ struct Pushed {
 
 enum Translated {
     Rows(Vec<Pushed>),
-    Refused(Vec<Refusal>),
+    Refused(Refusals),
 }
 
 /// Finds tables and columns by name and checks what must hold of any row before it is merged.
@@ -247,7 +247,7 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
     // A second more than devices are told: what they date anew to the very limit must pass.
     let latest = Hlc::from_ms(tx.env.now_ms.saturating_add(limits.clock_ahead_ms + 1_000));
     let mut out = Vec::with_capacity(push.rows.rows.len());
-    let mut refused = Vec::new();
+    let mut refused = Refusals::new(limits);
     let mut maps = Vec::with_capacity(push.rows.tables.len());
     for named in &push.rows.tables {
         let table = registry.find(&named.name).filter(|t| t.present);
@@ -274,7 +274,7 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
             let state = RowState::inserted(Stamp::default(), vec![]);
             let incoming = Incoming { key: row.key.clone(), state, mask: ColSet::liveness(), partial: false, seq: row.seq, created: Seq(0) };
             let message = format!("the row's history has {} bytes; the server takes at most {}", row.state.len(), limits.row_bytes);
-            refused.push(refusal(tx, scope, &Pushed { table: table.clone(), incoming }, Reason::TooLarge, message)?);
+            refused.add(tx, scope, &Pushed { table: table.clone(), incoming }, Reason::TooLarge, message)?;
             continue;
         }
         let decoded = push.rows.open(row).map_err(bad)?;
@@ -309,14 +309,14 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
         let size = row.key.0.len() + row.values.iter().map(syncline_core::Value::size).sum::<usize>();
         if size > limits.row_bytes {
             let message = format!("the row has {size} bytes; the server takes at most {}", limits.row_bytes);
-            refused.push(refusal(tx, scope, &pushed, Reason::TooLarge, message)?);
+            refused.add(tx, scope, &pushed, Reason::TooLarge, message)?;
         } else if let Some(column) = unknown {
             let message = format!("the server does not know the column `{column}` yet; attach again with a new token, that takes the schema to it");
-            refused.push(refusal(tx, scope, &pushed, Reason::Rule, message)?);
+            refused.add(tx, scope, &pushed, Reason::Rule, message)?;
         }
         out.push(pushed);
     }
-    Ok(if refused.is_empty() { Translated::Rows(out) } else { Translated::Refused(refused) })
+    Ok(if refused.total == 0 { Translated::Rows(out) } else { Translated::Refused(refused) })
 }
 
 /// Returns the latest time in a state. All of it, although an honest context covers the rest: a ground from the future would
@@ -327,13 +327,13 @@ fn newest(state: &RowState) -> Hlc {
 }
 
 /// Refuses inserts whose integer key another row got meanwhile: two things never become one row.
-fn collisions(tx: &mut Tx, scope: &Scope, rows: &[Pushed]) -> Result<Vec<Refusal>, Error> {
-    let mut out = Vec::new();
+fn collisions(tx: &mut Tx, scope: &Scope, rows: &[Pushed], limits: &Limits) -> Result<Refusals, Error> {
+    let mut out = Refusals::new(limits);
     for row in rows.iter().filter(|r| r.incoming.seq.0 == 0 && r.table.def.integer_key().is_some()) {
         let here = tx.load_complete(scope, &row.table, &row.incoming.key)?;
         if !here.is_new() && strangers(&here.state, &row.incoming.state, &row.incoming.mask) {
             let message = "another device gave this key to another row".to_owned();
-            out.push(refusal(tx, scope, row, Reason::KeyCollision, message)?);
+            out.add(tx, scope, row, Reason::KeyCollision, message)?;
         }
     }
     Ok(out)
@@ -363,7 +363,7 @@ enum Failure {
     /// A constraint objects; the second pass will find out which rows.
     Clash,
     /// These rows cannot stand.
-    Refused(Vec<Refusal>),
+    Refused(Refusals),
     Error(Error),
 }
 
@@ -403,7 +403,7 @@ fn write_all(tx: &mut Tx, scope: &Scope, seq: Seq, rows: &[Pushed]) -> Result<Wr
 
 /// The second pass: leaves offenders out, again and again, until what remains stands. With no offender at all (rows that
 /// swap unique values, say) the bundle is committed as it is; else it is undone and the offenders are named.
-fn write_what_stands(tx: &mut Tx, scope: &Scope, seq: Seq, rows: &[Pushed]) -> Result<Written, Failure> {
+fn write_what_stands(tx: &mut Tx, scope: &Scope, seq: Seq, rows: &[Pushed], limits: &Limits) -> Result<Written, Failure> {
     let mut offenders: HashMap<usize, Clash> = HashMap::new();
     for pass in 0.. {
         let tried = tx.savepoint(|tx| -> Result<Written, Stand> {
@@ -432,11 +432,11 @@ fn write_what_stands(tx: &mut Tx, scope: &Scope, seq: Seq, rows: &[Pushed]) -> R
             Err(Stand::Error(e)) => return Err(Failure::Error(e)),
         }
     }
-    let mut refused = Vec::new();
+    let mut refused = Refusals::new(limits);
     let mut sorted: Vec<_> = offenders.into_iter().collect();
     sorted.sort_by_key(|o| o.0);
     for (i, clash) in sorted {
-        refused.push(refusal(tx, scope, &rows[i], clash.reason, clash.message)?);
+        refused.add(tx, scope, &rows[i], clash.reason, clash.message)?;
     }
     Err(Failure::Refused(refused))
 }
@@ -627,10 +627,32 @@ fn open_foreign_keys(tx: &Tx) -> bool {
     code != rusqlite::ffi::SQLITE_OK || open != 0
 }
 
-fn reject(mut rows: Vec<Refusal>, limits: &Limits) -> Outcome {
-    let total = rows.len() as u64;
-    rows.truncate(limits.refusals);
-    Outcome::Rejected { rows, total }
+/// Refused rows: named up to a number and a page's worth of bytes, since each may bring a large row of this server's; the
+/// others are counted. The device parks the named and sends the rest.
+struct Refusals {
+    rows: Vec<Refusal>,
+    total: u64,
+    most: usize,
+    room: usize,
+}
+
+impl Refusals {
+    fn new(limits: &Limits) -> Refusals {
+        Refusals { rows: Vec::new(), total: 0, most: limits.refusals, room: limits.page_bytes }
+    }
+    fn add(&mut self, tx: &mut Tx, scope: &Scope, pushed: &Pushed, reason: Reason, message: String) -> Result<(), Error> {
+        self.total += 1;
+        if self.rows.len() < self.most && self.room > 0 {
+            let row = refusal(tx, scope, pushed, reason, message)?;
+            let bytes: usize = row.server_row.iter().flat_map(|r| r.values()).chain(row.key.values()).map(syncline_core::Value::size).sum();
+            self.room = self.room.saturating_sub(bytes);
+            self.rows.push(row);
+        }
+        Ok(())
+    }
+    fn outcome(self) -> Outcome {
+        Outcome::Rejected { rows: self.rows, total: self.total }
+    }
 }
 
 fn refusal(tx: &mut Tx, scope: &Scope, pushed: &Pushed, reason: Reason, message: String) -> Result<Refusal, Error> {

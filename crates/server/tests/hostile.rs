@@ -466,6 +466,24 @@ fn a_row_above_the_limit_is_parked_whether_value_or_key_is_large() {
 }
 
 #[test]
+fn refusals_bring_no_more_of_the_server_s_rows_than_a_page() {
+    let (server, mut anna, _) = Server::start();
+    let large = |n: i64| RowState::inserted(stamp(now_ms()), vec![Value::Text(vec![b'a'; MIB - 100 + n as usize])]);
+    let row = |n: i64| inserted(Key::encode(&[Value::text(format!("large {n}"))]), &large(n));
+    anna.sent += 1;
+    let mut request = anna.pushing(rows("note", (0..12).map(row).collect()));
+    request.scopes[0].push.as_mut().unwrap().id = BundleId(anna.sent);
+    assert!(matches!(server.sync(&anna, &request).scope().outcome, Some(Outcome::Committed(_))));
+    let small = |n: i64| written(Key::encode(&[Value::text(format!("large {n}"))]));
+    let mut pushed = rows("note", (0..12).map(small).collect());
+    pushed.tables[0].columns[0] = "absent".into();
+    let Some(Outcome::Rejected { rows, total }) = server.push(&mut anna, pushed).scope().outcome else { panic!("not rejected") };
+    let bytes: usize = rows.iter().flat_map(|r| r.server_row.iter().flat_map(|row| row.values())).map(Value::size).sum();
+    assert_eq!(total, 12);
+    assert!(!rows.is_empty() && bytes > MIB && bytes <= 5 * MIB, "{bytes} bytes in {} rows", rows.len());
+}
+
+#[test]
 fn a_state_above_the_limit_is_parked() {
     let (server, mut anna, _) = Server::start();
     let mut state = RowState::inserted(stamp(now_ms()), vec![Value::text("text")]);
