@@ -392,9 +392,11 @@ impl Tx<'_> {
         for (scope, table, key) in pending {
             let (scope, t) = (self.scope(scope)?, self.registry()?.get(table)?);
             let mut row = self.load_complete(&scope, &t, &Key(key))?;
-            // Others may have merged an earlier write of it, acknowledged or not, unless the row began after the limit.
+            // Others may have merged an earlier write of it, acknowledged or not, unless the row began after the limit,
+            // and for the first time.
             let births = row.state.births();
-            let known = row.version.0 > 0 || births.is_empty() || births.iter().any(|b| b.hlc <= limit);
+            let began_later = row.state.ground.is_empty() && !births.is_empty() && births.iter().all(|b| b.hlc > limit);
+            let known = row.version.0 > 0 || !began_later;
             let others = row.state.ctx.entries().iter().map(|e| e.1).filter(|h| *h <= limit).max().unwrap_or_default();
             let hlc = if known { limit.next() } else { Hlc::from_ms(now_ms).max(others.next()) };
             if row.state.restamp(limit, Stamp { hlc, writer }, known) {

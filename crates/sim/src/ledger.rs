@@ -40,6 +40,8 @@ pub struct Row {
     pub also: Vec<Stamp>,
     /// Contexts at which the authority collected the row's tombstone.
     pub collected: Vec<Vv>,
+    /// Whether it was deleted somewhere while no trigger was there: what only that place knew of its values is gone.
+    pub unseen: bool,
 }
 
 /// All writes of all rows, by table and key.
@@ -50,8 +52,7 @@ pub struct Ledger {
     writers: HashMap<WriterId, Who>,
     /// How many writes there are.
     pub count: u64,
-    /// Whether rows may have gone unseen, without their image.
-    pub images_lost: bool,
+
 }
 
 /// A failure in words; the first word names its kind.
@@ -62,8 +63,8 @@ impl Ledger {
     ///
     /// `value` returns what SQL has in a column (of the row as it was when it was deleted, if it was).
     pub fn saw(&mut self, by: Who, at: (usize, &Key), before: &RowState, after: &RowState, value: &mut dyn FnMut(usize, bool) -> Option<Value>) -> Check {
-        let images_lost = self.images_lost;
         let row = self.rows.entry((at.0, at.1.clone())).or_default();
+        row.unseen |= !before.is_dead() && after.is_dead() && (0..before.cells.len()).any(|c| before.cell(c).is_some() && after.cell(c).is_none());
         if !before.ctx.within(&after.ctx) {
             return Err(format!("CONTEXT of row {at:?} went back at {}: {:?} to {:?}", name(by), before.ctx, after.ctx));
         }
@@ -88,7 +89,7 @@ impl Ledger {
                 row.ops.push(op);
             }
         }
-        row.check(after, images_lost).map_err(|e| format!("{e}; row {at:?} at {}: {after:?}; writes {:#?}", name(by), row.ops))
+        row.check(after).map_err(|e| format!("{e}; row {at:?} at {}: {after:?}; writes {:#?}", name(by), row.ops))
     }
 
     /// Takes in that a replica dated its writes after `limit` anew: they count as one write of that time.
@@ -132,7 +133,7 @@ impl Ledger {
         let births = after.live.iter().find(|d| d.stamp == to).map(|d| d.births.clone()).unwrap_or_default();
         let ground = if births.contains(&to) { after.ground.clone() } else { Vv::default() };
         row.ops.push(Op { by, stamp: to, seen, births, ground, cells, committed: None });
-        row.check(after, false).map_err(|e| format!("{e}; row {at:?} dated anew at {}: {after:?}; writes {:#?}", name(by), row.ops))
+        row.check(after).map_err(|e| format!("{e}; row {at:?} dated anew at {}: {after:?}; writes {:#?}", name(by), row.ops))
     }
 
     /// Returns the value that a stamp stands for in a column.
@@ -177,7 +178,7 @@ fn ops_between(by: Who, stamp: Stamp, before: &RowState, after: &RowState) -> Ve
 
 impl Row {
     /// Compares a state with what follows from the writes that it contains.
-    pub fn check(&self, state: &RowState, images_lost: bool) -> Check {
+    pub fn check(&self, state: &RowState) -> Check {
         let included: Vec<&Op> = self.ops.iter().filter(|o| state.ctx.covers(&o.stamp)).collect();
         let mut ground = Vv::default();
         for op in &included {
@@ -215,9 +216,10 @@ impl Row {
         let columns = state.cells.len().max(latest.keys().max().map_or(0, |c| c + 1));
         for c in 0..columns {
             let (is, should) = (state.cell(c).map(|x| x.stamp), latest.get(&c).copied());
-            let buried = !self.collected.is_empty() && is.is_none_or(|s| included.iter().any(|o| o.cells.iter().any(|x| x.0 == c && x.1 == s)));
-            let covered = should.is_some_and(|s| ground.covers(&s));
-            if is != should && !(buried && covered) && !(images_lost && state.is_dead() && is.is_none()) {
+            let is_known = is.is_none_or(|s| included.iter().any(|o| o.cells.iter().any(|x| x.0 == c && x.1 == s)));
+            let unseen = self.unseen && is_known && (is.is_some() || state.is_dead());
+            let buried = !self.collected.is_empty() && is_known && should.is_some_and(|s| ground.covers(&s));
+            if is != should && !unseen && !buried {
                 return Err(format!("VALUE of column {c} is that of {is:?}, and should be that of {should:?}"));
             }
         }

@@ -148,7 +148,6 @@ impl World {
         }
         let draw = world.rng.next();
         world.server.start(world.now_ms, draw, &mut world.ledger)?;
-        world.ledger.images_lost = world.faults.has(Fault::Rebuild);
         if world.faults.has(Fault::Rule) {
             world.make_rule()?;
         }
@@ -268,7 +267,7 @@ impl World {
     }
 
     /// Lets the app rebuild a table as migrations do, and write it while no trigger is there.
-    fn app_rebuilds(&mut self, d: usize) -> Check {
+    pub fn app_rebuilds(&mut self, d: usize) -> Check {
         let now = self.now_ms;
         let value = format!("r{}", self.rng.below(100));
         let device = &mut self.devices[d];

@@ -1,0 +1,75 @@
+//! Histories from fixed seeds, and the seeds that failed once.
+
+use syncline_sim::fault::Faults;
+use syncline_sim::run::play;
+use syncline_sim::world::Options;
+
+/// Seeds that every run of the tests plays: about a minute on one core.
+const SEEDS: u64 = 300;
+
+fn check(seed: u64, options: &Options) {
+    if let Some(why) = play(seed, options).failure {
+        panic!("seed {seed}: {why}");
+    }
+}
+
+fn seed_that_failed(seed: u64) {
+    check(seed, &Options::default());
+}
+
+fn seed_that_failed_with(seed: u64, faults: &str) {
+    check(seed, &Options { faults: Faults::parse(faults).unwrap(), ..Options::default() });
+}
+
+#[test]
+fn everything_converges_and_nothing_is_lost_whatever_goes_wrong() {
+    for seed in 1..=SEEDS {
+        check(seed, &Options::default());
+    }
+}
+
+#[test]
+fn without_faults_everything_converges_too() {
+    let options = Options { faults: Faults::default(), ..Options::default() };
+    for seed in 1..=20 {
+        check(seed, &options);
+    }
+}
+
+#[test]
+fn one_seed_is_one_history() {
+    for seed in [2, 33, 444, 5555] {
+        let (a, b) = (play(seed, &Options::default()), play(seed, &Options { trace: true, ..Options::default() }));
+        assert_eq!(a.hash, b.hash, "seed {seed} went two ways");
+        assert_ne!(a.hash, play(seed + 1, &Options::default()).hash);
+    }
+}
+
+#[test]
+fn what_a_resync_does_not_bring_may_be_our_own() {
+    seed_that_failed(10);
+}
+
+#[test]
+fn dating_anew_absorbs_first() {
+    seed_that_failed(38);
+    seed_that_failed(102);
+}
+
+#[test]
+fn dating_anew_keeps_what_values_need_in_the_context() {
+    seed_that_failed(25);
+    seed_that_failed(2818);
+}
+
+#[test]
+fn a_plain_insert_or_replace_at_the_authority_displaces() {
+    seed_that_failed(7468);
+    seed_that_failed(7752);
+}
+
+#[test]
+fn a_rebuilt_table_is_compared_in_all_columns() {
+    seed_that_failed_with(200, "rebuild,crash-device,delete");
+    seed_that_failed_with(18, "rebuild,crash-device,delete");
+}
