@@ -4,6 +4,7 @@
 use syncline_sim::bugs::{BUGS, hunt};
 
 #[test]
+#[ignore = "takes minutes: run it with --ignored, or syncline-sim --bugs"]
 fn every_planted_bug_is_found_within_its_number_of_seeds() {
     std::panic::set_hook(Box::new(|_| {}));
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
