@@ -52,7 +52,6 @@ pub struct Ledger {
     writers: HashMap<WriterId, Who>,
     /// How many writes there are.
     pub count: u64,
-
 }
 
 /// A failure in words; the first word names its kind.

@@ -126,6 +126,7 @@ impl World {
             std::thread::sleep(Duration::from_millis(10));
         }
         server.kill().unwrap();
+        server.wait().unwrap();
         panic!("the server did not end");
     }
 
