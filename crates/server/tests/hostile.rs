@@ -649,6 +649,7 @@ fn a_past_that_never_was_changes_the_answer_and_nothing_else() {
         make(&mut request.scopes[0]);
         server.sync(anna, &request)
     };
+    #[allow(clippy::type_complexity)]
     let lies: Vec<Box<dyn Fn(&mut ScopeRequest)>> = vec![
         Box::new(|s| s.acked = vec![Acked { id: BundleId(u64::MAX), ..recorded }]),
         Box::new(|s| s.acked = vec![recorded, Acked { nonce: Nonce(recorded.nonce.0 + 1), ..recorded }]),
