@@ -87,7 +87,7 @@ impl Tx<'_> {
         let nonce = Nonce(self.env.nonce());
         let mut rows = RowsBuilder::default();
         let mut names = Vec::new();
-        for (t, row) in chosen {
+        for (t, mut row) in chosen {
             let pend = row.pend.unwrap_or_default();
             // Columns are left out only if the authority provably holds the row: it has a version of it, on our history.
             let mask = if row.version.0 > 0 { pend } else { t.all_columns() };
@@ -95,6 +95,9 @@ impl Tx<'_> {
                 put(&mut names, t.n as u64);
                 put_bytes(&mut names, &row.key.0);
             }
+            // Only the authority makes gravestones. One that we were told of, with a late edit of ours merged in, goes as what it
+            // is to us: a deletion that has seen more.
+            row.state.gravestone = false;
             rows.add(t.n as u64, || t.table_ref(), row.key, row.version, Seq(0), row.state, &mask);
         }
         let head = self.head(scope.n)?;

@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod api_error;
 pub mod authority;
+pub mod collect;
 pub mod commit;
 pub mod engine;
 pub mod http;

@@ -276,6 +276,7 @@ impl Author<'_> {
             }
             Kind::Pool(n) => Value::text(format!("k{}", rng.below(n))),
             Kind::Few(n) => Value::Int(rng.below(n as u64) as i64),
+            Kind::Range if self.faults.has(Fault::KeyCollision) => Value::Int(5000 + rng.below(3) as i64),
             Kind::Range => Value::Int(self.range + rng.below(4) as i64),
         })
     }

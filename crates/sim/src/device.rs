@@ -1,7 +1,7 @@
 //! A device: the app's database, one or two processes that sync it, and programs that write it.
 
 use crate::image::{self, ACCOUNT};
-use crate::ledger::{Check, Ledger};
+use crate::ledger::{Check, Ledger, Who};
 use crate::rng::Rng;
 use crate::site::{Doubt, How, Site};
 use crate::spy;
@@ -20,6 +20,8 @@ pub struct Device {
     pub caller: Caller,
     /// Its processes.
     pub processes: Vec<Process>,
+    /// Whose writes it may have before the authority tells it: its own, and those of the device that its file was copied from.
+    pub kin: Vec<Who>,
     /// Whether it takes part yet.
     pub joined: bool,
     /// Whether it never writes.
@@ -72,6 +74,7 @@ impl Device {
             site: Site::new(n, variant, disk),
             caller: Caller { device_id: image::device_id(n), account: ACCOUNT.into() },
             processes: (0..processes).map(|_| Process::default()).collect(),
+            kin: vec![n],
             joined: true,
             passive: false,
             limits,

@@ -56,6 +56,8 @@ faults! {
     Replace = "replace",
     /// Keys change.
     Rekey = "rekey",
+    /// Devices give different rows the same integer key.
+    KeyCollision = "key-collision",
     /// The app rebuilds a table, which drops its triggers.
     Rebuild = "rebuild",
     /// A device's database is put back from a backup.

@@ -4,7 +4,7 @@
 //! alone, naively, the ledger computes which dots live, which ground holds and whose value each column shows. Every state
 //! that any replica ever saves is compared with that.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use syncline_core::{Dot, Hlc, Key, RowState, Stamp, Value, Vv, WriterId};
 
 /// Who: a device's number, or the authority.
@@ -52,6 +52,11 @@ pub struct Ledger {
     writers: HashMap<WriterId, Who>,
     /// How many writes there are.
     pub count: u64,
+    /// Tables whose key is an integer.
+    pub integer_keys: Vec<usize>,
+    /// Writes of rows whose integer key turned out to be another row's, and writes that were dated anew.
+    pub set_aside: BTreeSet<Stamp>,
+
 }
 
 /// A failure in words; the first word names its kind.
@@ -63,8 +68,16 @@ impl Ledger {
     /// `value` returns what SQL has in a column (of the row as it was when it was deleted, if it was).
     pub fn saw(&mut self, by: Who, at: (usize, &Key), before: &RowState, after: &RowState, value: &mut dyn FnMut(usize, bool) -> Option<Value>) -> Check {
         let row = self.rows.entry((at.0, at.1.clone())).or_default();
-        row.unseen |= !before.is_dead() && after.is_dead() && (0..before.cells.len()).any(|c| before.cell(c).is_some() && after.cell(c).is_none());
-        if !before.ctx.within(&after.ctx) {
+        if by == SERVER && after.gravestone && !before.gravestone && after.ground == after.ctx {
+            row.collected.push(after.ctx.clone());
+        }
+        row.unseen |= !after.gravestone && !before.is_dead() && after.is_dead() && (0..before.cells.len()).any(|c| before.cell(c).is_some() && after.cell(c).is_none());
+        let set_aside = by != SERVER && self.integer_keys.contains(&at.0) && !before.is_dead() && !after.is_dead();
+        if !before.ctx.within(&after.ctx) && set_aside {
+            // Two things got one integer key. The row is the authority's; this one's values wait for a decision, as a new row.
+            let gone = row.ops.iter().map(|o| o.stamp).filter(|s| before.ctx.covers(s) && !after.ctx.covers(s));
+            self.set_aside.extend(gone);
+        } else if !before.ctx.within(&after.ctx) {
             return Err(format!("CONTEXT of row {at:?} went back at {}: {:?} to {:?}", name(by), before.ctx, after.ctx));
         }
         for (writer, hlc) in after.ctx.entries() {
@@ -88,7 +101,7 @@ impl Ledger {
                 row.ops.push(op);
             }
         }
-        row.check(after).map_err(|e| format!("{e}; row {at:?} at {}: {after:?}; writes {:#?}", name(by), row.ops))
+        row.check(after, &self.set_aside).map_err(|e| format!("{e}; row {at:?} at {}: {after:?}; writes {:#?}", name(by), row.ops))
     }
 
     /// Takes in that a replica dated its writes after `limit` anew: they count as one write of that time.
@@ -99,8 +112,9 @@ impl Ledger {
         if self.writers.entry(writer).or_insert(by) != &by {
             return Err(format!("NOWHERE: row {at:?} was dated anew by {writer:?}"));
         }
-        let (ahead, rest): (Vec<Op>, Vec<Op>) = std::mem::take(&mut row.ops).into_iter().partition(|o| o.stamp.hlc > limit && before.ctx.covers(&o.stamp));
-        row.ops = rest;
+        // They stay in the list: a copy of this database may hold them as they were.
+        let ahead: Vec<Op> = row.ops.iter().filter(|o| o.stamp.hlc > limit && before.ctx.covers(&o.stamp)).cloned().collect();
+        self.set_aside.extend(ahead.iter().map(|o| o.stamp));
         let mut values: HashMap<usize, (Stamp, Value)> = HashMap::new();
         let mut kept = Vec::new();
         let mut seen = Vv::default();
@@ -132,7 +146,7 @@ impl Ledger {
         let births = after.live.iter().find(|d| d.stamp == to).map(|d| d.births.clone()).unwrap_or_default();
         let ground = if births.contains(&to) { after.ground.clone() } else { Vv::default() };
         row.ops.push(Op { by, stamp: to, seen, births, ground, cells, committed: None });
-        row.check(after).map_err(|e| format!("{e}; row {at:?} dated anew at {}: {after:?}; writes {:#?}", name(by), row.ops))
+        row.check(after, &self.set_aside).map_err(|e| format!("{e}; row {at:?} dated anew at {}: {after:?}; writes {:#?}", name(by), row.ops))
     }
 
     /// Returns the value that a stamp stands for in a column.
@@ -176,11 +190,19 @@ fn ops_between(by: Who, stamp: Stamp, before: &RowState, after: &RowState) -> Ve
 }
 
 impl Row {
-    /// Compares a state with what follows from the writes that it contains.
-    pub fn check(&self, state: &RowState) -> Check {
-        let included: Vec<&Op> = self.ops.iter().filter(|o| state.ctx.covers(&o.stamp)).collect();
+    /// Compares a state with what follows from the writes that it contains. A write that was set aside may be covered by a
+    /// later one of its writer and still not be contained.
+    pub fn check(&self, state: &RowState, set_aside: &BTreeSet<Stamp>) -> Check {
+        let covered = |o: &&Op| state.ctx.covers(&o.stamp);
+        self.check_with(state, &self.ops.iter().filter(covered).collect::<Vec<_>>()).or_else(|why| {
+            let contained: Vec<&Op> = self.ops.iter().filter(covered).filter(|o| !set_aside.contains(&o.stamp)).collect();
+            self.check_with(state, &contained).map_err(|_| why)
+        })
+    }
+
+    fn check_with(&self, state: &RowState, included: &[&Op]) -> Check {
         let mut ground = Vv::default();
-        for op in &included {
+        for op in included {
             ground.join(&op.ground);
         }
         if self.collected.is_empty() {

@@ -14,6 +14,7 @@ pub mod device;
 pub mod fault;
 pub mod image;
 pub mod ledger;
+pub mod restore;
 pub mod rng;
 pub mod run;
 pub mod schema;

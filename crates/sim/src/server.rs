@@ -7,7 +7,9 @@ use crate::rng::Rng;
 use crate::site::{Doubt, How, Site};
 use crate::spy;
 use crate::vfs::Disk;
-use syncline_core::{Acked, Limits, Outcome, SyncRequest, frame};
+use syncline_core::{Acked, Limits, Outcome, ScopeId, Seq, SyncRequest, frame};
+use syncline_server::collect::collect;
+use syncline_server::commit::absorb_foreign;
 use syncline_server::{ApiError, Authority, Caller};
 
 /// The authority.
@@ -58,6 +60,26 @@ impl Server {
     pub fn stop(&mut self) {
         self.site.disk.kill();
         self.authority = None;
+    }
+
+    /// Collects tombstones.
+    pub fn collect(&mut self, floor: Seq, now_ms: i64, seed: u64, ledger: &mut Ledger) -> Check {
+        let here = self.site.at(now_ms);
+        let Some(authority) = self.authority.as_mut() else { return Ok(()) };
+        self.site.tape.take();
+        let done = authority.replica.transact(&mut image::env(here, seed), |tx| {
+            absorb_foreign(tx)?;
+            match tx.find_scope(&ScopeId(image::ACCOUNT.into()))? {
+                Some(scope) => collect(tx, &scope, floor),
+                None => Ok(0),
+            }
+        });
+        if self.site.disk.is_dead() {
+            self.site.doubt = Some(Doubt::Sync(self.site.tape.take_done(), How::Absorbing, done.is_ok()));
+            return Ok(());
+        }
+        done.map_err(|e| format!("ERROR collecting: {e}"))?;
+        self.site.committed(authority.replica.conn(), ledger, How::Absorbing)
     }
 
     /// Answers a request.

@@ -34,6 +34,16 @@ pub struct Site {
     pub doubt: Option<Doubt>,
 }
 
+/// A database's files, and what was known of it.
+#[derive(Clone)]
+pub struct Saved {
+    files: Vec<(String, Vec<u8>)>,
+    /// The sidecar then.
+    pub mirror: Mirror,
+    /// The tables then.
+    pub written: Written,
+}
+
 /// A transaction whose COMMIT did not return.
 pub enum Doubt {
     /// A program's.
@@ -196,6 +206,29 @@ impl Site {
             return Err(format!("LOST or half there after power came back at {}: {difference}", name(self.who)));
         }
         Ok(there)
+    }
+
+    /// Copies the files as they are, with what is known of them; `None` while that is in doubt.
+    pub fn save(&self) -> Option<Saved> {
+        if self.disk.is_dead() || self.doubt.is_some() {
+            return None;
+        }
+        let files = self.disk.files().into_iter().filter_map(|name| self.disk.read(&name).map(|bytes| (name, bytes))).collect();
+        Some(Saved { files, mirror: self.mirror.clone(), written: self.written.clone() })
+    }
+
+    /// Puts saved files in place of what is there. No connection is open.
+    pub fn put_back(&mut self, saved: &Saved, seed: u64) {
+        self.disk.crash(seed);
+        for name in self.disk.files() {
+            self.disk.remove(&name);
+        }
+        for (name, bytes) in &saved.files {
+            self.disk.put(name, bytes);
+        }
+        self.mirror = saved.mirror.clone();
+        self.written = saved.written.clone();
+        self.doubt = None;
     }
 
     /// Opens a connection.

@@ -6,9 +6,9 @@ use crate::fault::{Fault, Faults, names_of};
 use crate::image::START_MS;
 use crate::ledger::{Check, Ledger};
 use crate::rng::Rng;
-use crate::schema::VARIANTS;
+use crate::schema::{Kind, VARIANTS};
 use crate::server::{Reply, Server};
-use crate::site::{Doubt, How};
+use crate::site::{Doubt, How, Saved};
 use crate::tables::Tables;
 use crate::vfs::Fault as DiskFault;
 use std::collections::BTreeSet;
@@ -77,6 +77,10 @@ pub struct World {
     pub net: Vec<Message>,
     /// Writes that are gone with a disk that was put back before anyone else had them.
     pub forgiven: BTreeSet<Stamp>,
+    /// Backups of devices.
+    pub device_backups: Vec<(usize, Saved)>,
+    /// Backups of the authority, with the head that each has.
+    pub server_backups: Vec<(i64, Saved)>,
     /// Whether the authority's past was never undone.
     pub one_past: bool,
     /// Whether a bundle may hold less than a transaction wrote.
@@ -130,6 +134,8 @@ impl World {
             rng,
             net: vec![],
             forgiven: BTreeSet::new(),
+            device_backups: vec![],
+            server_backups: vec![],
             one_past: true,
             splits: faults.has(Fault::Bundles),
             lines: vec![],
@@ -148,6 +154,8 @@ impl World {
         }
         let draw = world.rng.next();
         world.server.start(world.now_ms, draw, &mut world.ledger)?;
+        let tables = VARIANTS[variant].tables.iter().enumerate();
+        world.ledger.integer_keys = tables.filter(|(_, t)| t.key.iter().any(|k| k.1 == Kind::Range)).map(|(t, _)| t).collect();
         if world.faults.has(Fault::Rule) {
             world.make_rule()?;
         }
@@ -201,6 +209,9 @@ impl World {
             3,
             f(Fault::Late, 3),
             f(Fault::Rebuild, 4),
+            f(Fault::Backup, 4) + f(Fault::Copy, 4),
+            f(Fault::ServerBackup, 5),
+            f(Fault::Collect, 4),
         ];
         match self.rng.weighted(&weights) {
             0 => self.app_writes(d)?,
@@ -214,7 +225,10 @@ impl World {
             8 => self.plan_server_crash(),
             9 => self.resolve_one(d)?,
             10 => self.devices.iter_mut().for_each(|d| d.joined = true),
-            _ => self.app_rebuilds(d)?,
+            11 => self.app_rebuilds(d)?,
+            12 => self.device_backup(d)?,
+            13 => self.server_backup()?,
+            _ => self.collect()?,
         }
         self.power_back()
     }
