@@ -12,10 +12,7 @@ use syncline_replica::{Doing, Error, Scope, Tx};
 /// Their numbers stay: whoever has passed them holds the tombstone, and forgets it when it hears of the floor.
 pub fn collect(tx: &mut Tx, scope: &Scope, floor: Seq) -> Result<u64, Error> {
     let dead: Vec<(i64, Vec<u8>)> = {
-        let mut q = tx
-            .conn
-            .prepare_cached("SELECT tbl, key FROM _syncline_row WHERE scope = ?1 AND kind = 1 AND seq <= ?2")
-            .doing("finding tombstones")?;
+        let mut q = tx.conn.prepare_cached("SELECT tbl, key FROM _syncline_row WHERE scope = ?1 AND kind = 1 AND seq <= ?2").doing("finding tombstones")?;
         q.query_map(params![scope.n, floor.0 as i64], |r| Ok((r.get(0)?, r.get(1)?))).and_then(Iterator::collect).doing("finding tombstones")?
     };
     for (table, key) in &dead {

@@ -104,6 +104,7 @@ impl World {
 
     fn settle_conflicts(&mut self, d: usize, firmly: bool) -> Check<bool> {
         let found = self.conflicts(d)?;
+        self.check_shelf(d)?;
         for conflict in &found {
             self.resolve(d, conflict, firmly)?;
         }

@@ -1,11 +1,13 @@
 //! What must hold: after every answer, and at the end of a history.
 
 use crate::ledger::{Check, name};
-use crate::schema::VARIANTS;
+use crate::schema::{Kind, VARIANTS};
 use crate::site::Site;
 use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet};
-use syncline_core::{Cursor, Value};
+use syncline_core::schema::quote;
+use syncline_core::{Cursor, Key, Value};
+use syncline_replica::bind::Bind;
 
 impl World {
     /// Checks that a device's tables are those after one complete bundle: all writes of the bundles up to its cursor are
@@ -73,6 +75,41 @@ impl World {
             Some((tx, (is, should))) => Err(format!("TORN: {is} of {should} rows of transaction {} are at {}", String::from_utf8_lossy(tx), name(site.who))),
             None => Ok(()),
         }
+    }
+
+    /// Checks that every row that a device keeps off its table really does not fit there. It has just synced.
+    pub fn check_shelf(&self, d: usize) -> Check {
+        let (site, Some(replica)) = (&self.devices[d].site, &self.devices[d].processes[0].replica) else { return Ok(()) };
+        for ((number, key), raw) in site.mirror.rows.iter().filter(|r| r.1.kind == 3) {
+            let t = site.table(*number)?;
+            let table = &VARIANTS[self.variant].tables[t];
+            let state = site.mirror.decode(raw)?;
+            let mut values = key.decode().map_err(|e| format!("ERROR decoding a key: {e}"))?;
+            for c in 0..table.columns.len() {
+                let value = state.cell(c).and_then(|x| self.ledger.value((t, key), c, x.stamp));
+                values.push(value.cloned().unwrap_or_default());
+            }
+            let orphan = table.key.iter().chain(table.columns).zip(&values).any(|((_, kind), value)| match kind {
+                Kind::Ref(parent) | Kind::Must(parent) => {
+                    *value != Value::Null && !site.written.now.0[*parent].contains_key(&Key::encode(std::slice::from_ref(value)))
+                }
+                _ => false,
+            });
+            if orphan {
+                continue;
+            }
+            let names: Vec<String> = table.key.iter().chain(table.columns).map(|c| quote(c.0)).collect();
+            let sql = format!("INSERT INTO {}({}) VALUES({})", quote(table.name), names.join(", "), vec!["?"; names.len()].join(", "));
+            let binds: Vec<Bind> = values.iter().map(Bind).collect();
+            let failed = |e: rusqlite::Error| format!("ERROR trying a shelved row: {e}");
+            replica.conn().execute_batch("BEGIN").map_err(failed)?;
+            let fits = replica.conn().execute(&sql, rusqlite::params_from_iter(&binds)).is_ok();
+            replica.conn().execute_batch("ROLLBACK").map_err(failed)?;
+            if fits {
+                return Err(format!("SHELVED without need: row {key:?} of {} at device {d}", table.name));
+            }
+        }
+        Ok(())
     }
 
     /// Checks the whole at the end: all are equal, nothing is missing, nothing is there twice.

@@ -56,7 +56,6 @@ pub struct Ledger {
     pub integer_keys: Vec<usize>,
     /// Writes of rows whose integer key turned out to be another row's, and writes that were dated anew.
     pub set_aside: BTreeSet<Stamp>,
-
 }
 
 /// A failure in words; the first word names its kind.
@@ -71,7 +70,8 @@ impl Ledger {
         if by == SERVER && after.gravestone && !before.gravestone && after.ground == after.ctx {
             row.collected.push(after.ctx.clone());
         }
-        row.unseen |= !after.gravestone && !before.is_dead() && after.is_dead() && (0..before.cells.len()).any(|c| before.cell(c).is_some() && after.cell(c).is_none());
+        row.unseen |=
+            !after.gravestone && !before.is_dead() && after.is_dead() && (0..before.cells.len()).any(|c| before.cell(c).is_some() && after.cell(c).is_none());
         let set_aside = by != SERVER && self.integer_keys.contains(&at.0) && !before.is_dead() && !after.is_dead();
         if !before.ctx.within(&after.ctx) && set_aside {
             // Two things got one integer key. The row is the authority's; this one's values wait for a decision, as a new row.

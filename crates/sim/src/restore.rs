@@ -23,7 +23,9 @@ impl World {
         }
         let kept = self.device_backups.iter().filter(|b| b.0 == d).count();
         if kept == 0 || self.rng.chance(60) {
-            if kept < BACKUPS_MAX && let Some(saved) = self.devices[d].site.save() {
+            if kept < BACKUPS_MAX
+                && let Some(saved) = self.devices[d].site.save()
+            {
                 self.say(&|_| format!("device {d}: is backed up"));
                 self.device_backups.push((d, saved));
             }
@@ -58,7 +60,9 @@ impl World {
     /// Keeps a backup of the authority, or puts one back and tells nobody.
     pub fn server_backup(&mut self) -> Check {
         if self.server_backups.is_empty() || self.rng.chance(60) {
-            if self.server_backups.len() < BACKUPS_MAX && let Some(saved) = self.server.site.save() {
+            if self.server_backups.len() < BACKUPS_MAX
+                && let Some(saved) = self.server.site.save()
+            {
                 let head = self.server_head()?;
                 self.say(&|_| format!("authority: is backed up at {head}"));
                 self.server_backups.push((head, saved));
@@ -94,8 +98,7 @@ impl World {
     /// Writes that no database holds any more went with the one that was put back: nobody can bring them again.
     fn forgive(&mut self) {
         let mut gone: Vec<Stamp> = Vec::new();
-        let sites: Vec<(&[i64], &Mirror)> =
-            self.devices.iter().map(|d| &d.site).chain([&self.server.site]).map(|s| (s.numbers, &s.mirror)).collect();
+        let sites: Vec<(&[i64], &Mirror)> = self.devices.iter().map(|d| &d.site).chain([&self.server.site]).map(|s| (s.numbers, &s.mirror)).collect();
         for ((t, key), row) in &self.ledger.rows {
             for op in &row.ops {
                 let held = sites.iter().any(|(numbers, mirror)| mirror.state(numbers[*t], key).is_ok_and(|s| s.ctx.covers(&op.stamp)));
