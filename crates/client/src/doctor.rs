@@ -104,7 +104,7 @@ fn check(tx: &mut Tx, fix: bool, report: &mut DoctorReport) -> syncline_replica:
     }
     if fix && !differing.is_empty() {
         for n in differing {
-            tx.reconcile(n)?;
+            tx.reconcile(n, false)?;
         }
         tx.absorb()?;
     }

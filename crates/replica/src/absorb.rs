@@ -36,6 +36,8 @@ struct Fold {
     inserted: Option<i64>,
     /// Column times since.
     times: Vec<(usize, i64)>,
+    /// When any of its columns may have been written, because nobody watched.
+    anything: Option<i64>,
     /// Someone saw that it may be gone: the log entry with its image.
     check: Option<i64>,
     /// The last entry's time.
@@ -170,6 +172,7 @@ impl Tx<'_> {
                 }
                 op::CHECK if planted::on("displaced_unnoticed") => continue,
                 op::CHECK => fold.check = Some(id),
+                _ if mask == Value::Null => fold.anything = Some(at),
                 _ => {
                     let columns = match generations.entry((table.n, generation)) {
                         std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
@@ -280,7 +283,7 @@ impl Tx<'_> {
                 let mut times = match fold.inserted {
                     Some(ms) => all(ms),
                     None if (fold.times.is_empty() && unseen.is_empty()) || !was_shown => all(fold.last),
-                    None => vec![],
+                    None => fold.anything.map(all).unwrap_or_default(),
                 };
                 for (c, ms) in &fold.times {
                     match times.iter_mut().find(|x| x.0 == *c) {
@@ -288,6 +291,8 @@ impl Tx<'_> {
                         None => times.push((*c, *ms)),
                     }
                 }
+                // A column that nobody ever wrote and that holds its default was made, not written: another device's value is no older.
+                times.retain(|(c, _)| row.state.cell(*c).is_some() || fold.times.iter().any(|x| x.0 == *c) || fold.inserted.is_some());
                 for c in unseen {
                     if !times.iter().any(|x| x.0 == c) {
                         times.push((c, fold.last));

@@ -243,6 +243,8 @@ impl Tx<'_> {
         if !exists && !t.present {
             return Ok(false);
         }
+        // Whether every write of the columns known so far was seen: the app has only added some.
+        let whole;
         if exists {
             let columns = self.column_names(&t.def.name)?;
             let as_known = t.shown.iter().all(|c| columns.iter().any(|x| x.eq_ignore_ascii_case(&t.columns[*c].name)))
@@ -251,7 +253,8 @@ impl Tx<'_> {
                 });
             let expected = triggers(t, t.generation);
             let installed = self.installed(t.n)?;
-            if as_known && t.present && expected.len() == installed.len() && expected.iter().all(|e| installed.contains(e)) {
+            whole = t.present && expected.len() == installed.len() && expected.iter().all(|e| installed.contains(e));
+            if as_known && whole {
                 return Ok(false);
             }
             self.redefine(t)?;
@@ -262,7 +265,7 @@ impl Tx<'_> {
         }
         self.install_capture(t.n)?;
         self.show_table(t.n)?;
-        self.reconcile(t.n)?;
+        self.reconcile(t.n, whole)?;
         Ok(true)
     }
 
@@ -323,8 +326,9 @@ impl Tx<'_> {
         Ok(json.and_then(|j| serde_json::from_str(&j).ok()).unwrap_or_default())
     }
 
-    /// Puts every difference between a table and its sidecar into the log.
-    pub fn reconcile(&mut self, table: i64) -> Result<()> {
+    /// Puts every difference between a table and its sidecar into the log. If its triggers were whole (`captured`), that can only be
+    /// columns of which the sidecar knows nothing yet.
+    pub fn reconcile(&mut self, table: i64, captured: bool) -> Result<()> {
         let t = self.registry()?.get(table)?;
         if !t.present {
             return Ok(());
@@ -334,9 +338,10 @@ impl Tx<'_> {
         let scope = if t.scoped { "\"scope_id\"" } else { "NULL" };
         // No mask: any column may have changed, also beside one that was captured before.
         let sql = format!(
-            "INSERT INTO _syncline_log(tbl, op, generation, at, mask, scope{keys}) SELECT {table}, {}, {}, {NOW}, NULL, {scope}{values} FROM {}",
+            "INSERT INTO _syncline_log(tbl, op, generation, at, mask, scope{keys}) SELECT {table}, {}, {}, {NOW}, {}, {scope}{values} FROM {}",
             op::UPDATE,
             t.generation,
+            if captured { "0" } else { "NULL" },
             quote(&t.def.name)
         );
         self.conn.execute_batch(&sql).doing("comparing a table with its sidecar")?;

@@ -110,7 +110,7 @@ impl Tx<'_> {
         for n in fresh {
             self.install_capture(n)?;
             self.show_table(n)?;
-            self.reconcile(n)?;
+            self.reconcile(n, false)?;
         }
         self.set_meta("schema_version", found.schema.version as i64)?;
         self.absorb()?;
