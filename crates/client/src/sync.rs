@@ -8,7 +8,7 @@ use crate::database::{Database, Inner, SyncSide, now_ms};
 use crate::error::Error;
 use crate::event::SyncEvent;
 use crate::identity::Identity;
-use crate::link::{HttpLink, LinkError};
+use crate::link::{Exchange, HttpLink, LinkError};
 use crate::lock as file_lock;
 use crate::session::{Session, Step, Summary};
 use crate::status::LastError;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::TryLockError;
 use std::time::{Duration, Instant};
-use syncline_core::{DeviceId, HistoryId, Limits, SyncRequest};
+use syncline_core::{DeviceId, HistoryId, Limits, PageRequest, ScopeRequest, SyncRequest, SyncResponse};
 use syncline_replica::Tx;
 
 /// Clocks that are further apart than this are corrected for.
@@ -201,18 +201,36 @@ impl Inner {
         progress: &mut impl FnMut(&Summary),
     ) -> Result<Ended, Error> {
         let mut restamped = false;
+        // The answer to a page asked for ahead of time, and whether that is worth it.
+        let mut fetched: Option<(SyncRequest, Result<Exchange<SyncResponse>, LinkError>)> = None;
+        let mut fetch_ahead = true;
         loop {
             if is_over() {
                 return Ok(Ended::Interrupted);
             }
-            let request = self.with_replica(&[], |replica, env| session.next(replica, env))?;
+            let mut request = self.with_replica(&[], |replica, env| session.next(replica, env))?;
             if let Some(scope) = request.scopes.first()
                 && let Some(push) = &scope.push
             {
                 // Before it is sent: a backup of the file that is put back later must be below the anchor.
                 anchor::note(identity, &self.path, scope.source, Some(push))?;
             }
-            let exchange = match link.sync(&request) {
+            let answered = match fetched.take() {
+                Some((ahead, answered)) if asks_the_same(&ahead, &request) => {
+                    request = ahead;
+                    answered
+                }
+                Some((_, answered)) => {
+                    // Local writes came between: they go first, and go on coming.
+                    fetch_ahead = request.scopes.iter().all(|s| s.push.is_none());
+                    if let Ok(exchange) = answered {
+                        (traffic.up, traffic.down) = (traffic.up + exchange.bytes_up, traffic.down + exchange.bytes_down);
+                    }
+                    link.sync(&request)
+                }
+                None => link.sync(&request),
+            };
+            let exchange = match answered {
                 Err(LinkError::Api(body)) if body.code == "clock_ahead" && !restamped => {
                     restamped = true;
                     let server_ms = server_time(body.details.as_deref(), link, &request)?;
@@ -225,11 +243,20 @@ impl Inner {
             traffic.up += exchange.bytes_up;
             traffic.down += exchange.bytes_down;
             let answer = exchange.answer;
-            self.correct_clock(answer.server_time_ms)?;
+            let ahead = if fetch_ahead { page_after(&request, &answer) } else { None };
             let known = session.summary().changed.len();
-            let step = self.with_replica(&[], |replica, env| session.answer(replica, env, &request, &answer))?;
-            self.tell_applied(&session.summary().changed[known..])?;
-            self.note_history(answer.history)?;
+            let (taken, answered) = std::thread::scope(|threads| {
+                let fetching = ahead.as_ref().map(|ahead| threads.spawn(|| link.sync(ahead)));
+                let taken = self.correct_clock(answer.server_time_ms).and_then(|()| {
+                    let step = self.with_replica(&[], |replica, env| session.answer(replica, env, &request, &answer))?;
+                    self.tell_applied(&session.summary().changed[known..])?;
+                    self.note_history(answer.history)?;
+                    Ok(step)
+                });
+                (taken, fetching.and_then(|thread| thread.join().ok()))
+            });
+            fetched = ahead.zip(answered);
+            let step = taken?;
             progress(session.summary());
             if step == Step::Done {
                 return Ok(Ended::Done);
@@ -350,6 +377,21 @@ impl Inner {
         };
         self.with_replica(&[], |replica, env| replica.read(env, find))
     }
+}
+
+/// Returns the request for the page behind the one that `answer` brought, as `Session::next` will ask for it unless something is
+/// written meanwhile: so the authority reads it while this device stages that one. `None` if there is none, or it would carry work.
+fn page_after(request: &SyncRequest, answer: &SyncResponse) -> Option<SyncRequest> {
+    let ([asked], [given]) = (&request.scopes[..], &answer.scopes[..]) else { return None };
+    let delta = given.delta.as_ref().filter(|_| asked.push.is_none())?;
+    let page = PageRequest { from: delta.from, after: delta.next.clone()?, head: delta.to, chain: delta.chain };
+    let asked = ScopeRequest { page: Some(page), ..asked.clone() };
+    Some(SyncRequest { schema_wanted: false, scopes: vec![asked], ..request.clone() })
+}
+
+/// Whether two requests ask for the same, whatever the time.
+fn asks_the_same(a: &SyncRequest, b: &SyncRequest) -> bool {
+    SyncRequest { device_time_ms: b.device_time_ms, queued: b.queued, ..a.clone() } == *b
 }
 
 /// Returns the authority's time: as its refusal says, or else from a request that asks for nothing.

@@ -45,6 +45,8 @@ pub struct Applied {
     pub(crate) seen: Option<HashSet<(i64, Key)>>,
     /// Tables that changed at all, by number.
     pub(crate) touched: HashSet<i64>,
+    /// Rows at or below it are not here yet, and come once: a hydration of an empty scope, up to its first head.
+    pub(crate) empty_up_to: Seq,
 }
 
 /// Translates a page's tables into this replica's.
@@ -78,9 +80,7 @@ impl Translation {
         }
         Ok(Translation { tables })
     }
-    /// Opens one row of the page.
-    ///
-    /// Takes the values out of the page.
+    /// Opens row `i` of the page, and takes its values out.
     pub fn open(&self, rows: &mut Rows, i: usize) -> Result<(Arc<Table>, Incoming)> {
         let Decoded { state, present, partial } = rows.take(i).doing("reading a row of a delta")?;
         let row = &mut rows.rows[i];
@@ -114,7 +114,7 @@ impl Tx<'_> {
     }
 
     fn apply_row(&mut self, scope: &Scope, t: &Arc<Table>, x: Incoming, out: &mut Applied) -> Result<()> {
-        let mut row = self.load_complete(scope, t, &x.key)?;
+        let mut row = if x.seq <= out.empty_up_to { RowRecord::unknown(x.key.clone()) } else { self.load_complete(scope, t, &x.key)? };
         if row.is_new() && x.partial && !planted::on("partial_taken") {
             return Err(Error::Incomplete { table: t.def.name.clone(), key: format!("{:?}", x.key) });
         }
@@ -243,6 +243,18 @@ impl Tx<'_> {
         if !on {
             for sql in std::mem::take(&mut self.cache.suspended) {
                 self.conn.execute_batch(&sql).doing("putting the app's triggers back")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the capture triggers, inside this transaction: while thousands of rows are applied, each would start one in vain.
+    /// `set_applying(false)` puts them back.
+    pub(crate) fn suspend_capture(&mut self) -> Result<()> {
+        for t in self.registry()?.all().iter().filter(|t| t.present) {
+            for (name, sql) in self.installed(t.n)? {
+                self.conn.execute_batch(&format!("DROP TRIGGER {}", quote(&name))).doing("putting capture aside")?;
+                self.cache.suspended.push(sql);
             }
         }
         Ok(())

@@ -179,7 +179,7 @@ impl Tx<'_> {
     }
 
     /// Lists a table's triggers as they are in the database: (name, SQL).
-    fn installed(&self, table: i64) -> Result<Vec<(String, String)>> {
+    pub(crate) fn installed(&self, table: i64) -> Result<Vec<(String, String)>> {
         let like = format!("_syncline_{table}_*");
         let mut q =
             self.conn.prepare_cached("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND name GLOB ?1 ORDER BY name").doing("reading triggers")?;

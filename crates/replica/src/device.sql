@@ -1,6 +1,7 @@
 -- What only a device has, format 1.
 
-CREATE INDEX _syncline_row_pending ON _syncline_row(scope, seq) WHERE pend IS NOT NULL;
+-- Holds pend too, so that it can be counted and listed without looking at the rows.
+CREATE INDEX _syncline_row_pending ON _syncline_row(scope, seq, pend) WHERE pend IS NOT NULL;
 
 -- Attempts to push a bundle; seq is set once the authority has acknowledged it, passed once the cursor has gone by.
 -- A bundle that held every row offered between two numbers of our sequence names those (first, last), else its rows.

@@ -132,8 +132,9 @@ impl Tx<'_> {
                 source: self.source()?,
                 push: frozen.map(|f| f.push),
                 page,
-                // A quarter of the limit at first: a killed or cut device fetches at most that much twice.
-                page_bytes: (limits.page_bytes as u64 / 4).max(1) << growth.min(6),
+                // An eighth of the limit at first: a device that is killed or cut fetches at most two of them twice, the one that it
+                // was staging and the one that it had asked for ahead.
+                page_bytes: (limits.page_bytes as u64 / 8).max(1) << growth.min(7),
                 hydrate,
             },
             more,
@@ -349,13 +350,23 @@ impl Tx<'_> {
         if !planted::on("confirmations_after_merge") {
             self.pass_confirmations(scope, delta.to)?;
         }
-        let mut applied = Applied { seen: whole.then(HashSet::new), ..Applied::default() };
+        let empty_up_to = match stage {
+            Some(stage) if stage.passes > 0 => Seq(0),
+            _ if from.0 > 0 || !self.has_no_rows(scope)? => Seq(0),
+            stage => stage.map_or(delta.to, |s| s.first_head),
+        };
+        let mut applied = Applied { seen: whole.then(HashSet::new), empty_up_to, ..Applied::default() };
         self.set_applying(true)?;
+        if stage.is_some() {
+            self.suspend_capture()?;
+        }
         for n in 0..stage.map_or(0, |s| s.pages) {
             let page: Vec<u8> = self
                 .conn
                 .query_row("SELECT page FROM _syncline_stage WHERE scope = ?1 AND n = ?2", params![scope.n, n], |r| r.get(0))
                 .doing("reading a staged page")?;
+            // Gone at once, so that its rows fill the room that it took in the file.
+            self.conn.execute("DELETE FROM _syncline_stage WHERE scope = ?1 AND n = ?2", params![scope.n, n]).doing("dropping a staged page")?;
             let own = Limits { wire_bytes: usize::MAX, body_bytes: usize::MAX, ratio: usize::MAX, ..*limits };
             self.apply_rows(scope, frame::decode(&page, &own).doing("reading a staged page")?, &mut applied)?;
         }
