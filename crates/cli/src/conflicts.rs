@@ -1,15 +1,18 @@
 //! `syncline conflicts`: what waits for a decision, and the three outcomes.
 
+mod inbox;
+
 use crate::device::{self, key_text};
 use crate::exit::{Exit, failure};
-use crate::output::{Output, count, say};
+use crate::output::{Output, count, plain, say};
 use crate::when;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use syncline_core::{Reason, Value};
 use syncline_replica::{Conflict, Resolution};
 
-/// Lists, shows and settles rows that wait for a decision
+/// Lists, shows and settles rows that wait for a decision; on a terminal asks about one after another
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   syncline conflicts notes.db
@@ -17,6 +20,9 @@ use syncline_replica::{Conflict, Resolution};
 pub struct Args {
     /// The database
     db: PathBuf,
+    /// Only lists them, also on a terminal
+    #[arg(long)]
+    list: bool,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -75,6 +81,11 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     let db = device::open(&args.db)?;
     let all = db.conflicts()?;
     match args.action {
+        None if !args.list && !out.json && !all.is_empty() && std::io::stdin().is_terminal() && std::io::stdout().is_terminal() => {
+            let (settled, left) = inbox::walk(&db, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())?;
+            say(inbox::summary(settled, left));
+            Ok(Exit::Done)
+        }
         None => list(&all, out),
         Some(Action::Show(show)) => show_one(find(&all, &show.id)?, out),
         Some(Action::Resolve(resolve)) => {
@@ -162,6 +173,20 @@ fn line(name: &str, value: Option<&Value>) -> String {
     format!("{name} = {}", cell(value, 40))
 }
 
+/// Whether a column is not the same here and at the server.
+fn sides_differ(conflict: &Conflict, name: &String) -> bool {
+    let of = |row: &Option<BTreeMap<String, Value>>| row.as_ref().and_then(|row| row.get(name)).cloned();
+    of(&conflict.local) != of(&conflict.remote)
+}
+
+/// Returns what happened to which row, and since when it waits.
+fn title(conflict: &Conflict) -> String {
+    let refusal = &conflict.refusal;
+    let key = plain(&key_text(&refusal.key));
+    let since = when::told(conflict.since, when::now_ms());
+    format!("{} of {} {key}: {} since {since}, reason {}", refusal.op, plain(&refusal.table), conflict.state, refusal.reason.word())
+}
+
 /// Returns a value as text, cut after so many characters.
 fn cell(value: Option<&Value>, most: usize) -> String {
     let text = value.map_or_else(|| "-".into(), Value::to_string);
@@ -180,9 +205,8 @@ fn show_one(conflict: &Conflict, out: Output) -> anyhow::Result<Exit> {
         out.document(conflict)?;
         return Ok(Exit::Done);
     }
-    let refusal = &conflict.refusal;
-    out.line(format!("{} of {} {}: {}", refusal.op, refusal.table, crate::output::plain(&key_text(&refusal.key)), crate::output::plain(&why(conflict))))?;
-    out.line(format!("reason {}, {} since {}", refusal.reason.word(), conflict.state, when::told(conflict.since, when::now_ms())))?;
+    out.line(title(conflict))?;
+    out.line(plain(&why(conflict)))?;
     let of = |row: &Option<BTreeMap<String, Value>>, name: &String| cell(row.as_ref().and_then(|row| row.get(name)), 200);
     let rows = names(conflict).into_iter().map(|name| [name.clone(), of(&conflict.base, name), of(&conflict.local, name), of(&conflict.remote, name)]);
     out.table(["column", "before", "here", "server"], rows)?;

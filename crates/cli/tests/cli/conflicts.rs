@@ -119,3 +119,60 @@ fn keeping_mine_offers_the_row_again() {
     assert_eq!(a.sync(4)["parked"], 2);
     assert_eq!(one(&world.server_db(), "SELECT count(*) FROM entry WHERE id LIKE 'old%'"), "2");
 }
+
+/// Runs a program on a terminal of its own and types to it; what is on the screen then.
+const TERMINAL: &str = "
+import os, pty, sys
+pid, fd = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:-1])
+os.write(fd, sys.argv[-1].encode())
+screen = b''
+while True:
+    try:
+        part = os.read(fd, 65536)
+    except OSError:
+        break
+    if not part:
+        break
+    screen += part
+sys.stdout.write(screen.decode())
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+";
+
+#[test]
+fn a_person_settles_one_after_another_in_a_terminal() {
+    let (world, a, _b) = hundred_with_four_bad();
+    a.sync(4);
+    // In order of their wait: each is asked about by name, and answered in another way; the fourth is left.
+    let order: Vec<String> = a.conflicts("parked").iter().map(|c| c["key"]["id"].as_str().unwrap().to_owned()).collect();
+    let typed: String = order.iter().map(|key| typed_for(key)).collect();
+    let done = std::process::Command::new("python3")
+        .args(["-c", TERMINAL, env!("CARGO_BIN_EXE_syncline"), "conflicts", a.file().to_str().unwrap(), &typed])
+        .env("SYNCLINE_HOME", a.file().with_file_name("home"))
+        .env("TERM", "dumb")
+        .output()
+        .unwrap();
+    let screen = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{screen}\n{}", String::from_utf8_lossy(&done.stderr));
+    assert!(screen.contains("keep mine: this device's row is offered") && screen.contains("3 conflicts settled, 1 left"), "{screen}");
+    a.sync(4);
+    let server = world.server_db();
+    assert_eq!(one(&server, "SELECT email FROM person WHERE id = 'a1'"), "a1@example.org");
+    assert_eq!(one(&server, "SELECT day || ' ' || minutes FROM entry WHERE id = 'old1'"), "2026-02-01 7");
+    assert_eq!(one(&server, "SELECT count(*) FROM entry WHERE id IN ('nowhere', 'old2')"), "0");
+    assert_eq!(a.one("SELECT count(*) FROM entry WHERE id = 'nowhere'"), "0", "the server's: no such row");
+    assert_eq!(a.conflicts("parked").len(), 1);
+}
+
+/// What is typed when this row comes up. Columns are asked for in the order of their names.
+fn typed_for(key: &str) -> &'static str {
+    match key {
+        // Help, an answer that is none, there and back, then another address.
+        "a1" => "?\nnonsense\nc\nb\nc\n=a1@example.org\n",
+        "nowhere" => "s\n",
+        // A value that is none is asked for again; the person stays mine.
+        "old1" => "c\n2026-02-01\n=2026-02-01\n7\n\n",
+        _ => "n\n",
+    }
+}
