@@ -4,7 +4,7 @@ use crate::anchor::{self, Standing, meta};
 use crate::database::{Database, lock, now_ms};
 use crate::error::Error;
 use crate::identity::Identity;
-use crate::link::{HttpLink, LinkError};
+use crate::link::HttpLink;
 use crate::lock as file_lock;
 use crate::machine::Event;
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,7 @@ impl Database {
         };
         let enrolled = match HttpLink::enrol(url, &inner.options.link, &request) {
             // The token may be used up by the answer that was lost; the same request again gets the same answer.
-            Err(LinkError::Offline(_) | LinkError::Timeout) => HttpLink::enrol(url, &inner.options.link, &request),
+            Err(e) if e.is_network() => HttpLink::enrol(url, &inner.options.link, &request),
             other => other,
         };
         let enrolled = match enrolled {

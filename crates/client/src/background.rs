@@ -1,27 +1,29 @@
 //! Syncing in the background: one thread that drives the machine and syncs, one that listens for wakes.
 //!
 //! A write of the app goes straight from its commit into the loop's queue, and a wake straight from the stream: nothing sleeps on
-//! either way. Both threads end with `stop`, or when the handle is dropped.
+//! either way. The stream is opened when the machine says so, after a sync that went well. Both threads end with `stop`, or when
+//! the handle is dropped.
 
 use crate::database::{Database, lock, now_ms};
 use crate::error::{Doing, Error};
 use crate::link::{WatchEvent, WatchStop};
-use crate::machine::{Action, Event, Machine, Waiting};
+use crate::machine::{Action, Event, Machine, Network, Policy, Waiting};
 use crate::status::Status;
-use crate::sync::{SyncReport, watch_link};
+use crate::sync::{Outcome, SyncReport, watch_link};
+use crate::ticker::Ticker;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use syncline_core::Seq;
 
-/// The stream of wakes is opened again after this long, doubling up to the second.
-const STREAM_AGAIN: Duration = Duration::from_millis(500);
-const STREAM_AGAIN_MAX: Duration = Duration::from_secs(30);
+/// The loop looks at its clocks at least this often, to notice that the machine slept.
+const LOOK_MS: i64 = 5_000;
 
 enum Message {
     Event(Event),
+    Policy(Policy),
     /// The authority's head; the flag says that a stream has just been opened.
     Head(Seq, bool),
     Subscribe(Sender<Status>),
@@ -33,7 +35,29 @@ enum Message {
 struct Shared {
     stopped: AtomicBool,
     stream: Mutex<Option<WatchStop>>,
-    pause: (Mutex<()>, Condvar),
+    /// Whether the stream is to be opened, and who waits for that.
+    open: (Mutex<bool>, Condvar),
+}
+
+impl Shared {
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    fn open_stream(&self) {
+        *lock(&self.open.0) = true;
+        self.open.1.notify_all();
+    }
+
+    /// Waits until the stream is to be opened; `false` at the end of everything.
+    fn wait_to_open(&self) -> bool {
+        let mut wanted = lock(&self.open.0);
+        while !*wanted && !self.is_stopped() {
+            wanted = self.open.1.wait(wanted).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        *wanted = false;
+        !self.is_stopped()
+    }
 }
 
 /// A database that syncs by itself, until this is stopped or dropped.
@@ -91,9 +115,30 @@ impl SyncHandle {
         let _ = self.to_loop.send(Message::Event(Event::Demand));
     }
 
-    /// Says whether the host has a network.
-    pub fn network(&self, is_up: bool) {
-        let _ = self.to_loop.send(Message::Event(if is_up { Event::NetworkUp } else { Event::NetworkDown }));
+    /// Says what the host's network is now. A network that has come ends a backoff, unless the server asked for time.
+    pub fn network(&self, network: Network) {
+        let _ = self.to_loop.send(Message::Event(Event::Network(network)));
+    }
+
+    /// Says whether the host's battery is to be spared.
+    pub fn battery(&self, low: bool) {
+        let _ = self.to_loop.send(Message::Event(Event::Battery { low }));
+    }
+
+    /// Says that the app came back to the foreground. Syncs at once, at most every 30 s.
+    pub fn resumed(&self) {
+        let _ = self.to_loop.send(Message::Event(Event::Resumed));
+    }
+
+    /// Says that the host gives the app this much time in the background: syncs at once, and ends before it is over.
+    pub fn window(&self, time: Duration) {
+        let until_ms = now_ms().saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+        let _ = self.to_loop.send(Message::Event(Event::Window { until_ms }));
+    }
+
+    /// Sets what is worth a metered network or a low battery.
+    pub fn policy(&self, policy: Policy) {
+        let _ = self.to_loop.send(Message::Policy(policy));
     }
 
     /// Stops and waits for both threads. A request under way is waited for, at most as long as its link's stall.
@@ -108,7 +153,8 @@ impl SyncHandle {
         if let Some(stream) = lock(&self.shared.stream).take() {
             stream.stop();
         }
-        self.shared.pause.1.notify_all();
+        drop(lock(&self.shared.open.0));
+        self.shared.open.1.notify_all();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -126,6 +172,9 @@ struct Loop {
     db: Database,
     shared: Arc<Shared>,
     machine: Machine,
+    /// The loop's time, and the monotonic clock's zero.
+    ticker: Ticker,
+    begun: Instant,
     timer: Option<i64>,
     statuses: Vec<Sender<Status>>,
     reports: Vec<Sender<SyncReport>>,
@@ -135,60 +184,84 @@ struct Loop {
 impl Loop {
     fn new(db: Database, shared: Arc<Shared>) -> Loop {
         let machine = Machine::new(|| getrandom::u64().unwrap_or(1 << 40));
-        Loop { db, shared, machine, timer: None, statuses: vec![], reports: vec![], last: None }
+        let ticker = Ticker::new(now_ms(), 0);
+        Loop { db, shared, machine, ticker, begun: Instant::now(), timer: None, statuses: vec![], reports: vec![], last: None }
     }
 
     fn run(mut self, from: &Receiver<Message>) {
-        while !self.shared.stopped.load(Ordering::SeqCst) {
-            let wait = self.timer.map_or(Duration::from_secs(3600), |at| Duration::from_millis((at - now_ms()).max(0) as u64));
-            let message = match from.recv_timeout(wait) {
-                Ok(message) => message,
-                Err(RecvTimeoutError::Timeout) => Message::Event(Event::TimerFired),
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
+        while !self.shared.is_stopped() {
+            let wait_ms = self.timer.map_or(LOOK_MS, |at| at - self.ticker.now_ms()).clamp(0, LOOK_MS);
+            let message = from.recv_timeout(Duration::from_millis(wait_ms as u64));
+            if self.tick(wait_ms) {
+                self.handle(Event::Resumed);
+            }
             match message {
-                Message::Subscribe(to) => {
-                    self.statuses.push(to);
-                    self.last = None;
-                }
-                Message::SubscribeReports(to) => self.reports.push(to),
-                Message::Head(seq, first) if !self.is_news(seq, first) => {}
-                Message::Head(..) => self.handle(Event::Wake),
-                // Written before or during the sync that has just ended, and sent with it.
-                Message::Event(Event::LocalWrite { .. }) if !self.has_work() => {}
-                Message::Event(event) => self.handle(event),
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) if self.timer.is_some_and(|at| self.ticker.now_ms() >= at) => self.handle(Event::TimerFired),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
             }
             self.tell_status();
+        }
+    }
+
+    /// Looks at the clocks; says whether the machine slept, or this process was stopped.
+    fn tick(&mut self, asked_ms: i64) -> bool {
+        let steady_ms = i64::try_from(self.begun.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.ticker.tick(now_ms(), steady_ms, asked_ms).overslept
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Subscribe(to) => {
+                self.statuses.push(to);
+                self.last = None;
+            }
+            Message::SubscribeReports(to) => self.reports.push(to),
+            Message::Policy(policy) => self.machine.set_policy(policy),
+            Message::Head(seq, first) if !self.is_news(seq, first) => {}
+            Message::Head(..) => self.handle(Event::Wake),
+            // Written before or during the sync that has just ended, and sent with it.
+            Message::Event(Event::LocalWrite { .. }) if !self.has_work() => {}
+            Message::Event(Event::Window { until_ms }) => {
+                // Said in people's time, kept in the loop's.
+                let left_ms = until_ms.saturating_sub(now_ms());
+                self.handle(Event::Window { until_ms: self.ticker.now_ms().saturating_add(left_ms) });
+            }
+            Message::Event(event) => self.handle(event),
         }
     }
 
     fn handle(&mut self, event: Event) {
         let mut next = Some(event);
         while let Some(event) = next.take() {
-            for action in self.machine.handle(now_ms(), event) {
+            for action in self.machine.handle(self.ticker.now_ms(), event) {
                 match action {
                     Action::StartSync => next = Some(self.sync()),
                     Action::SetTimer(at) => self.timer = Some(at),
-                    Action::Nothing => {}
+                    Action::OpenStream => self.shared.open_stream(),
                 }
             }
         }
-        let retry = match self.machine.waiting() {
-            Waiting::Backoff(until, _) => Some(until),
-            _ => None,
-        };
-        if retry.is_some() {
-            let _ = self.db.inner.note(&[("next_retry_at", &retry)]);
+        if let Waiting::Backoff(until, _) = self.machine.waiting() {
+            let _ = self.db.inner.note(&[("next_retry_at", &self.ticker.as_wall(until))]);
         }
     }
 
     fn sync(&mut self) -> Event {
-        let stopped = || self.shared.stopped.load(Ordering::SeqCst);
-        let report = self.db.sync_until(stopped, |_| {});
-        let event = if report.is_success() {
-            Event::SyncSucceeded
-        } else {
-            Event::SyncFailed { retry_after_ms: report.retry_after_s.map(|s| (s as i64).saturating_mul(1000)) }
+        self.timer = None;
+        // Observers of the status see that a sync runs.
+        self.tell_status();
+        let shared = self.shared.clone();
+        let time = self.machine.deadline_ms().map(|until| Duration::from_millis((until - self.ticker.now_ms()).max(0) as u64));
+        let report = self.db.sync_until(time.map(|t| Instant::now() + t), || shared.is_stopped(), |_| {});
+        // However long it took: that is no oversleeping.
+        self.tick(i64::MAX);
+        let event = match report.outcome {
+            // Out of time, not out of luck: what is left waits for its turn, not for a backoff.
+            Outcome::Interrupted => Event::SyncSucceeded,
+            _ if report.is_success() => Event::SyncSucceeded,
+            _ => Event::SyncFailed { retry_after_ms: report.retry_after_s.map(|s| i64::try_from(s).unwrap_or(i64::MAX).saturating_mul(1000)) },
         };
         self.reports.retain(|to| to.send(report.clone()).is_ok());
         event
@@ -222,28 +295,22 @@ impl Loop {
     }
 }
 
-/// Reads the stream of wakes, and opens it again whenever it ends.
+/// Reads the stream of wakes, whenever it is to be opened, until it ends.
 fn listen(db: &Database, shared: &Shared, to_loop: &Sender<Message>) {
-    let mut pause = STREAM_AGAIN;
-    while !shared.stopped.load(Ordering::SeqCst) {
+    while shared.wait_to_open() {
         let stream = watch_link(&db.inner).and_then(|mut link| Ok(link.watch()?));
         if let Ok(stream) = stream {
             *lock(&shared.stream) = Some(stream.stopper());
             // `stop` may have come before there was anything to stop.
-            if shared.stopped.load(Ordering::SeqCst) {
+            if shared.is_stopped() {
                 return;
             }
-            pause = STREAM_AGAIN;
-            if to_loop.send(Message::Event(Event::NetworkUp)).is_err() {
-                return;
-            }
+            let _ = to_loop.send(Message::Event(Event::StreamUp));
             let mut first = true;
             for event in stream {
                 match event {
                     Ok(WatchEvent::Scope { seq, .. }) => {
-                        if to_loop.send(Message::Head(seq, first)).is_err() {
-                            return;
-                        }
+                        let _ = to_loop.send(Message::Head(seq, first));
                         first = false;
                     }
                     Ok(WatchEvent::Heartbeat) => {}
@@ -252,13 +319,8 @@ fn listen(db: &Database, shared: &Shared, to_loop: &Sender<Message>) {
             }
             *lock(&shared.stream) = None;
         }
-        let guard = lock(&shared.pause.0);
-        if !shared.stopped.load(Ordering::SeqCst) {
-            // Half of it at random, so that a server that comes back is not met by all streams at once.
-            let half = pause.as_millis() as u64 / 2;
-            let jitter = getrandom::u64().unwrap_or(0) % (half + 1);
-            drop(shared.pause.1.wait_timeout(guard, Duration::from_millis(half + jitter)));
+        if to_loop.send(Message::Event(Event::StreamDown)).is_err() {
+            return;
         }
-        pause = (pause * 2).min(STREAM_AGAIN_MAX);
     }
 }

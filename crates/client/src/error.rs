@@ -63,12 +63,7 @@ impl Error {
     /// Returns the code that programs branch on, as events and `status` show it.
     pub fn code(&self) -> String {
         match self {
-            Error::Link(LinkError::Api(body)) => return body.code.clone(),
-            Error::Link(LinkError::Offline(_)) => "offline",
-            Error::Link(LinkError::Timeout) => "timeout",
-            Error::Link(LinkError::NotSyncline(_)) => "not_syncline",
-            Error::Link(LinkError::Protocol(_)) => "protocol",
-            Error::Link(LinkError::Url { .. }) => "bad_url",
+            Error::Link(e) => e.code(),
             Error::NoKey => "no_key",
             Error::NotAttached => "not_attached",
             Error::Busy => "busy",
@@ -96,7 +91,8 @@ impl Error {
     /// Returns the exit code of a command that ends with this: docs/cli.md, "Exit codes".
     pub fn exit_code(&self) -> u8 {
         match self.code().as_str() {
-            "offline" | "timeout" | "not_syncline" | "busy" | "disk_full" => 3,
+            _ if matches!(self, Error::Link(e) if e.is_network()) => 3,
+            "busy" | "disk_full" => 3,
             "rate_limited" | "unavailable" | "storage_full" | "clock_ahead" | "stale_attempt" | "bundle_gap" | "source_reused" | "history_changed" => 3,
             "no_key" | "unauthorized" | "device_revoked" | "forbidden" | "upgrade_required" | "quota_exceeded" | "schema_behind" => 5,
             "damaged" | "format" => 6,

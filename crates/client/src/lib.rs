@@ -35,6 +35,7 @@ mod poll;
 pub mod session;
 pub mod status;
 pub mod sync;
+pub mod ticker;
 
 pub use attach::Attached;
 pub use background::SyncHandle;

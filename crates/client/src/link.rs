@@ -13,8 +13,10 @@ pub use error::LinkError;
 pub use watch::{WatchEvent, WatchStop, WatchStream};
 
 use crate::identity::Identity;
+use std::io::Read;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use syncline_core::seal::{self, Seal};
 use syncline_core::{EnrolRequest, EnrolResponse, ErrorBody, HistoryId, Limits, SyncRequest, SyncResponse, frame};
 use ureq::http::{Response, Uri, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
@@ -25,6 +27,10 @@ const MESSAGEPACK: &str = "application/vnd.syncline";
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long an idle connection is kept: less than an authority does (60 s), so that no request meets a closing one.
 const IDLE: Duration = Duration::from_secs(45);
+/// A connection that brings less than this in three stalls is dead, however often it brings a byte.
+const BYTES_MIN: usize = 6 * 1024;
+/// A body may take a second for each of so many bytes on its way up.
+const UP_BYTES_PER_S: u64 = 1024;
 /// An error's body is a few lines.
 const ERROR_BYTES_MAX: u64 = 64 * 1024;
 
@@ -83,18 +89,22 @@ impl HttpLink {
     pub fn enrol(url: &str, options: &LinkOptions, request: &EnrolRequest) -> Result<EnrolResponse, LinkError> {
         let base = check_url(url, options)?;
         let body = encode(request)?;
-        let post = make_agent(&base, options)?.post(format!("{base}/v1/devices")).header(header::CONTENT_TYPE, MESSAGEPACK);
-        let (answer, _) = read_message(post.send(&body[..]), &options.limits)?;
-        Ok(answer)
+        let post = Post { agent: &make_agent(&base, options)?, url: format!("{base}/v1/devices"), authorization: "", options, until: None };
+        Ok(post.send(&body)?.0)
     }
 
     /// Sends one request and returns its answer. A push in it is safe to repeat after any error.
     pub fn sync(&mut self, request: &SyncRequest) -> Result<Exchange<SyncResponse>, LinkError> {
+        self.sync_until(request, None)
+    }
+
+    /// The same, given up with `Timeout` when it is not done at `until`.
+    pub fn sync_until(&mut self, request: &SyncRequest, until: Option<Instant>) -> Result<Exchange<SyncResponse>, LinkError> {
         let body = encode(request)?;
         let bytes_up = body.len() as u64;
-        match self.sync_once(&body) {
+        match self.sync_once(&body, until) {
             Err(e) if self.learn(&e) => {
-                let (answer, bytes_down) = self.sync_once(&body)?;
+                let (answer, bytes_down) = self.sync_once(&body, until)?;
                 Ok(Exchange { answer, bytes_up: 2 * bytes_up, bytes_down })
             }
             first => first.map(|(answer, bytes_down)| Exchange { answer, bytes_up, bytes_down }),
@@ -109,17 +119,22 @@ impl HttpLink {
         }
     }
 
-    fn sync_once(&self, body: &[u8]) -> Result<(SyncResponse, u64), LinkError> {
-        let post = self.agent.post(format!("{}/v1/sync", self.base));
-        let post = post.header(header::CONTENT_TYPE, MESSAGEPACK).header(header::AUTHORIZATION, self.authorization());
-        read_message(post.send(body), &self.options.limits)
+    fn sync_once(&mut self, body: &[u8], until: Option<Instant>) -> Result<(SyncResponse, u64), LinkError> {
+        let authorization = self.authorization();
+        let post = Post { agent: &self.agent, url: format!("{}/v1/sync", self.base), authorization: &authorization, options: &self.options, until };
+        let answer = post.send(body);
+        if matches!(answer, Err(LinkError::Altered(_) | LinkError::Protocol(_) | LinkError::NotSyncline(_) | LinkError::Portal(_))) {
+            // What else is on this connection is not to be believed either.
+            self.agent = make_agent(&self.base, &self.options)?;
+        }
+        answer
     }
 
     fn watch_once(&self) -> Result<WatchStream, LinkError> {
         // Its own agent: stopping the stream shuts the agent down, and a sync must not notice.
         let agent = make_agent(&self.base, &self.options)?;
         let response = agent.get(format!("{}/v1/watch", self.base)).header(header::AUTHORIZATION, self.authorization()).call();
-        let response = check(response?, "text/event-stream")?;
+        let response = check(response?, "text/event-stream", None)?;
         Ok(WatchStream::new(response, agent))
     }
 
@@ -215,15 +230,69 @@ fn encode<T: serde::Serialize>(message: &T) -> Result<Vec<u8>, LinkError> {
     frame::encode(message).map_err(|e| LinkError::Protocol(e.to_string()))
 }
 
-fn read_message<T: serde::de::DeserializeOwned>(response: Result<Response<Body>, ureq::Error>, limits: &Limits) -> Result<(T, u64), LinkError> {
-    let mut response = check(response?, MESSAGEPACK)?;
-    let bytes = response.body_mut().with_config().limit(limits.wire_bytes as u64).read_to_vec()?;
-    let message = frame::decode(&bytes, limits).map_err(|e| LinkError::Protocol(e.to_string()))?;
-    Ok((message, bytes.len() as u64))
+/// One request with a body, sealed, and its answer.
+struct Post<'a> {
+    agent: &'a Agent,
+    url: String,
+    /// Empty where nobody is known yet.
+    authorization: &'a str,
+    options: &'a LinkOptions,
+    until: Option<Instant>,
 }
 
-/// Returns the response if it is a success of the expected kind; reads the authority's error if it is one.
-fn check(mut response: Response<Body>, kind: &str) -> Result<Response<Body>, LinkError> {
+impl Post<'_> {
+    fn send<T: serde::de::DeserializeOwned>(self, body: &[u8]) -> Result<(T, u64), LinkError> {
+        let number = getrandom::u64().map_err(|e| LinkError::Offline(format!("the system has no random numbers: {e}")))?;
+        let patience = 3 * self.options.stall;
+        let post = self.agent.post(self.url).config();
+        let post = post.timeout_send_body(Some(patience + Duration::from_secs(body.len() as u64 / UP_BYTES_PER_S))).timeout_recv_response(Some(patience));
+        // Zero would be no limit.
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
+        let mut post = post.timeout_global(left).build().header(header::CONTENT_TYPE, MESSAGEPACK);
+        if !self.authorization.is_empty() {
+            post = post.header(header::AUTHORIZATION, self.authorization);
+        }
+        let post = post.header(seal::REQUEST_HEADER, seal::request_header(number, self.authorization, body));
+        let mut response = check(post.send(body)?, MESSAGEPACK, Some(number))?;
+        let bytes = read_body(&mut response, self.options.limits.wire_bytes as u64, patience)?;
+        check_seal(&response, number, &bytes)?;
+        let message = frame::decode(&bytes, &self.options.limits).map_err(|e| LinkError::Protocol(e.to_string()))?;
+        Ok((message, bytes.len() as u64))
+    }
+}
+
+/// Reads a body that comes at a tolerable speed.
+fn read_body(response: &mut Response<Body>, most: u64, patience: Duration) -> Result<Vec<u8>, LinkError> {
+    let mut from = response.body_mut().with_config().limit(most).reader();
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    let (mut since, mut at) = (Instant::now(), 0);
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(bytes),
+            n => bytes.extend_from_slice(&buffer[..n]),
+        }
+        if bytes.len() - at >= BYTES_MIN {
+            (since, at) = (Instant::now(), bytes.len());
+        } else if since.elapsed() > patience {
+            return Err(LinkError::Timeout);
+        }
+    }
+}
+
+fn check_seal(response: &Response<Body>, number: u64, body: &[u8]) -> Result<(), LinkError> {
+    let mut made = Seal::answer(number, response.status().as_u16());
+    made.update(body);
+    match response.headers().get(seal::ANSWER_HEADER).map(|given| given.as_bytes() == made.finish().as_bytes()) {
+        Some(true) => Ok(()),
+        Some(false) => Err(LinkError::Altered("it was changed on its way, or a cache gave an old one".into())),
+        None => Err(LinkError::Altered("it bears no seal; something on the way took it off, or made the answer itself".into())),
+    }
+}
+
+/// Returns the response if it is a success of the expected kind; reads the authority's error if it is one. The answer to a
+/// numbered request must be sealed.
+fn check(mut response: Response<Body>, kind: &str, number: Option<u64>) -> Result<Response<Body>, LinkError> {
     let status = response.status().as_u16();
     let found = response.body().mime_type().unwrap_or("").to_ascii_lowercase();
     if status == 200 && found == kind {
@@ -232,15 +301,23 @@ fn check(mut response: Response<Body>, kind: &str) -> Result<Response<Body>, Lin
     if status >= 400 && found == "application/json" {
         let bytes = response.body_mut().with_config().limit(ERROR_BYTES_MAX).read_to_vec()?;
         if let Ok(body) = serde_json::from_slice::<ErrorBody>(&bytes) {
-            return Err(LinkError::Api(body));
+            return match number.map_or(Ok(()), |number| check_seal(&response, number, &bytes)) {
+                Ok(()) => Err(LinkError::Api(body)),
+                Err(altered) => Err(altered),
+            };
         }
     }
     // A gateway before the authority speaks for itself, and such states pass.
     if matches!(status, 429 | 502..=504) {
-        return Err(LinkError::Offline(format!("a gateway before the server answers with status {status}")));
+        return Err(LinkError::Gateway(status));
     }
-    Err(LinkError::NotSyncline(match status {
+    let said = match status {
         300..=399 => format!("it redirects elsewhere (status {status})"),
         _ => format!("it answers with status {status} and `{}`", found.chars().take(60).collect::<String>()),
-    }))
+    };
+    Err(match status {
+        300..=399 | 511 => LinkError::Portal(said),
+        200..=299 if found == "text/html" => LinkError::Portal(said),
+        _ => LinkError::NotSyncline(said),
+    })
 }

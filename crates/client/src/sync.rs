@@ -98,6 +98,18 @@ struct Traffic {
     down: u64,
 }
 
+/// When a sync has to end, done or not.
+struct Over<'a> {
+    until: Option<Instant>,
+    is_stopped: &'a dyn Fn() -> bool,
+}
+
+impl Over<'_> {
+    fn is_over(&self) -> bool {
+        (self.is_stopped)() || self.until.is_some_and(|until| Instant::now() >= until)
+    }
+}
+
 /// How a run of requests ended.
 enum Ended {
     Done,
@@ -105,20 +117,21 @@ enum Ended {
 }
 
 impl Database {
-    /// Syncs once: sends what waits, fetches what is new, until nothing is left or `deadline` is over (looked at between
-    /// requests). `progress` is called after each answer. Never panics, never loses work; what happened is in the report, in the
+    /// Syncs once: sends what waits, fetches what is new, until nothing is left or `deadline` is over; a request under
+    /// way is given up then. `progress` is called after each answer. Never panics, never loses work; what happened is in the report, in the
     /// ring of events and in the status.
     pub fn sync_once(&self, deadline: Option<Duration>, progress: impl FnMut(&Summary)) -> SyncReport {
-        let until = deadline.map(|d| Instant::now() + d);
-        self.sync_until(|| until.is_some_and(|u| Instant::now() >= u), progress)
+        self.sync_until(deadline.map(|d| Instant::now() + d), || false, progress)
     }
 
-    pub(crate) fn sync_until(&self, is_over: impl Fn() -> bool, mut progress: impl FnMut(&Summary)) -> SyncReport {
+    /// Syncs until `until` or as soon as `is_stopped` says so; a request that is under way at `until` is given up.
+    pub(crate) fn sync_until(&self, until: Option<Instant>, is_stopped: impl Fn() -> bool, mut progress: impl FnMut(&Summary)) -> SyncReport {
         let started = Instant::now();
+        let over = Over { until, is_stopped: &is_stopped };
         let mut session = Session::new(Limits::default());
         let mut traffic = Traffic::default();
         let mut notices = Vec::new();
-        let ended = self.inner.run(&mut session, &mut traffic, &mut notices, &is_over, &mut progress);
+        let ended = self.inner.run(&mut session, &mut traffic, &mut notices, &over, &mut progress);
         let report = self.inner.report(started, session.summary(), &traffic, notices, ended);
         // The report says what happened whether or not it can be noted: a full disk must not hide it.
         let _ = self.inner.note_report(&report);
@@ -132,7 +145,7 @@ impl Inner {
         session: &mut Session,
         traffic: &mut Traffic,
         notices: &mut Vec<String>,
-        is_over: &impl Fn() -> bool,
+        over: &Over,
         progress: &mut impl FnMut(&Summary),
     ) -> Result<Ended, Error> {
         let until = Instant::now() + self.options.lock_wait;
@@ -154,7 +167,7 @@ impl Inner {
         let (identity, link) = self.connected(link, notices)?;
         let limits = Limits { page_bytes: page_bytes.unwrap_or(Limits::default().page_bytes), ..Limits::default() };
         *session = Session::new(limits);
-        let done = self.exchange(session, identity, link, traffic, is_over, progress);
+        let done = self.exchange(session, identity, link, traffic, over, progress);
         match &done {
             // The page was too much for this network.
             Err(Error::Link(LinkError::Timeout)) => *page_bytes = Some((limits.page_bytes / 2).max(PAGE_BYTES_MIN)),
@@ -197,7 +210,7 @@ impl Inner {
         identity: &Identity,
         link: &mut HttpLink,
         traffic: &mut Traffic,
-        is_over: &impl Fn() -> bool,
+        over: &Over,
         progress: &mut impl FnMut(&Summary),
     ) -> Result<Ended, Error> {
         let mut restamped = false;
@@ -205,7 +218,7 @@ impl Inner {
         let mut fetched: Option<(SyncRequest, Result<Exchange<SyncResponse>, LinkError>)> = None;
         let mut fetch_ahead = true;
         loop {
-            if is_over() {
+            if over.is_over() {
                 return Ok(Ended::Interrupted);
             }
             let mut request = self.with_replica(&[], |replica, env| session.next(replica, env))?;
@@ -226,11 +239,13 @@ impl Inner {
                     if let Ok(exchange) = answered {
                         (traffic.up, traffic.down) = (traffic.up + exchange.bytes_up, traffic.down + exchange.bytes_down);
                     }
-                    link.sync(&request)
+                    link.sync_until(&request, over.until)
                 }
-                None => link.sync(&request),
+                None => link.sync_until(&request, over.until),
             };
             let exchange = match answered {
+                // The host's time is over, whatever the link says of it.
+                Err(e) if e.is_network() && over.is_over() => return Ok(Ended::Interrupted),
                 Err(LinkError::Api(body)) if body.code == "clock_ahead" && !restamped => {
                     restamped = true;
                     let server_ms = server_time(body.details.as_deref(), link, &request)?;
@@ -246,7 +261,7 @@ impl Inner {
             let ahead = if fetch_ahead { page_after(&request, &answer) } else { None };
             let known = session.summary().changed.len();
             let (taken, answered) = std::thread::scope(|threads| {
-                let fetching = ahead.as_ref().map(|ahead| threads.spawn(|| link.sync(ahead)));
+                let fetching = ahead.as_ref().map(|ahead| threads.spawn(|| link.sync_until(ahead, over.until)));
                 let taken = self.correct_clock(answer.server_time_ms).and_then(|()| {
                     let step = self.with_replica(&[], |replica, env| session.answer(replica, env, &request, &answer))?;
                     self.tell_applied(&session.summary().changed[known..])?;

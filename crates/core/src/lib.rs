@@ -14,6 +14,7 @@ pub mod planted;
 pub mod protocol;
 pub mod row;
 pub mod schema;
+pub mod seal;
 pub mod state_codec;
 pub mod value;
 pub mod varint;

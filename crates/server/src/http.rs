@@ -21,7 +21,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Path, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use std::sync::Arc;
@@ -129,6 +129,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(show_metrics))
         .fallback(async |uri: Uri| ApiError::NotFound(uri.path().chars().take(200).collect()))
         .method_not_allowed_fallback(async |method: Method| ApiError::MethodNotAllowed(method.to_string()))
+        .layer(from_fn(wire::seal_answer))
         .layer(from_fn_with_state(app.clone(), count))
         .with_state(app)
 }
@@ -155,8 +156,8 @@ async fn sync(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Re
     let (caller, format) = match (caller(&app, &headers).await, Format::of_request(&headers)) {
         (Ok(caller), Ok(format)) => (caller, format),
         (Err(e), _) | (_, Err(e)) => {
-            wire::discard(body, &app.limits).await;
-            return Err(e);
+            // A bearer that was damaged on its way says nothing about the device.
+            return Err(if wire::discard(&headers, body, &app.limits).await { wire::damaged() } else { e });
         }
     };
     let bytes = wire::read(&headers, body, &app.limits).await?;

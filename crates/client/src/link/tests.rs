@@ -21,8 +21,9 @@ fn server(answers: Vec<Vec<u8>>) -> (String, Receiver<String>) {
             let mut stream = listener.accept().unwrap().0;
             let mut from = BufReader::new(stream.try_clone().unwrap());
             while let Some(head) = read_request(&mut from) {
-                let _ = heads.send(head);
                 let Some(answer) = answers.next() else { break };
+                let answer = sealed(&head, answer);
+                let _ = heads.send(head);
                 stream.write_all(&answer).unwrap();
                 // An answer without a length ends with the connection.
                 if !String::from_utf8_lossy(&answer).contains("content-length") {
@@ -34,6 +35,19 @@ fn server(answers: Vec<Vec<u8>>) -> (String, Receiver<String>) {
     });
     (url, received)
 }
+
+/// Adds to an answer what belongs to its request, where `SEAL` says so.
+fn sealed(head: &str, answer: Vec<u8>) -> Vec<u8> {
+    let Some(at) = answer.windows(SEAL.len()).position(|w| w == SEAL.as_bytes()) else { return answer };
+    let request = head.lines().find_map(|line| line.strip_prefix("syncline-request: ")).unwrap();
+    let status = String::from_utf8_lossy(&answer[9..12]).parse().unwrap();
+    let body = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+    let mut made = Seal::answer(seal::parse_request_header(request).unwrap().0, status);
+    made.update(&answer[body..]);
+    [&answer[..at], format!("syncline-answer: {}", made.finish()).as_bytes(), &answer[at + SEAL.len()..]].concat()
+}
+
+const SEAL: &str = "seal: here";
 
 fn linger(stream: TcpStream) {
     thread::spawn(move || {
@@ -55,7 +69,7 @@ fn read_request(from: &mut BufReader<TcpStream>) -> Option<String> {
 }
 
 fn answer(status: &str, kind: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n{SEAL}\r\n\r\n", body.len());
     [head.as_bytes(), body].concat()
 }
 
@@ -79,7 +93,7 @@ fn sync_with(answers: Vec<Vec<u8>>) -> Result<Exchange<SyncResponse>, LinkError>
 }
 
 #[test]
-fn a_sync_keeps_its_connection_and_sends_four_headers() {
+fn a_sync_keeps_its_connection_and_sends_five_headers() {
     let (url, heads) = server(vec![synced(1), synced(2)]);
     let mut link = link(&url, Duration::from_secs(5));
     let first = link.sync(&SyncRequest::default()).unwrap();
@@ -87,7 +101,7 @@ fn a_sync_keeps_its_connection_and_sends_four_headers() {
     assert_eq!(first.bytes_up, encode(&SyncRequest::default()).unwrap().len() as u64);
     let head = heads.recv().unwrap();
     println!("{} bytes of head\n{head}", head.len());
-    assert_eq!(head.lines().filter(|line| line.contains(": ")).count(), 4, "{head}");
+    assert_eq!(head.lines().filter(|line| line.contains(": ")).count(), 5, "{head}");
     // The server takes one connection after the other, so a second one would not be answered.
     assert_eq!(link.sync(&SyncRequest::default()).unwrap().answer.server_time_ms, 2);
 }
@@ -124,15 +138,16 @@ fn a_second_refusal_is_final() {
 
 #[test]
 fn portals_pages_and_redirects_are_not_an_authority() {
-    let portal = "<html>Welcome to the train</html>".as_bytes();
+    let page = "<html>Welcome to the train</html>".as_bytes();
     let redirect = b"HTTP/1.1 302 Found\r\nlocation: http://portal.example/\r\ncontent-length: 0\r\n\r\n".to_vec();
+    for answer in [answer("200 OK", "text/html", page), answer("511 Network Authentication Required", "text/html", page), redirect] {
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        assert!(matches!(sync_with(vec![answer]), Err(LinkError::Portal(_))), "{text}");
+    }
     for answer in [
-        answer("200 OK", "text/html", portal),
         answer("200 OK", "application/json", b"{}"),
-        answer("404 Not Found", "text/html", portal),
+        answer("404 Not Found", "text/html", page),
         answer("404 Not Found", "application/json", b"[]"),
-        answer("511 Network Authentication Required", "text/html", portal),
-        redirect,
         b"SSH-2.0-OpenSSH_9.9\r\ncontent-length".to_vec(),
     ] {
         let text = String::from_utf8_lossy(&answer).into_owned();
@@ -142,10 +157,59 @@ fn portals_pages_and_redirects_are_not_an_authority() {
 
 #[test]
 fn a_gateways_error_is_offline_and_an_authoritys_is_its_own() {
-    assert!(matches!(sync_with(vec![answer("502 Bad Gateway", "text/html", b"nginx")]), Err(LinkError::Offline(_))));
+    assert_eq!(sync_with(vec![answer("502 Bad Gateway", "text/html", b"nginx")]), Err(LinkError::Gateway(502)));
     let busy = br#"{"code":"unavailable","message":"busy","retry_after":3}"#;
     let Err(LinkError::Api(body)) = sync_with(vec![answer("503 Service Unavailable", "application/json", busy)]) else { panic!() };
     assert_eq!((body.code.as_str(), body.retry_after), ("unavailable", Some(3)));
+}
+
+#[test]
+fn an_answer_that_was_changed_or_is_an_old_one_says_nothing() {
+    let unsealed = |answer: Vec<u8>| String::from_utf8_lossy(&answer).replace(&format!("{SEAL}\r\n"), "").into_bytes();
+    let old = |answer: Vec<u8>| String::from_utf8_lossy(&answer).replace(SEAL, "syncline-answer: 00112233445566778899aabbccddeeff").into_bytes();
+    let refused = || out_of_date(unix_s() * 1000, HISTORY);
+    for answer in [unsealed(synced(1)), old(synced(1)), unsealed(refused()), old(refused())] {
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        assert!(matches!(sync_with(vec![answer]), Err(LinkError::Altered(_))), "{text}");
+    }
+    // The next request goes over a new connection.
+    let (url, heads) = server(vec![old(synced(1)), synced(2)]);
+    let mut link = link(&url, Duration::from_secs(5));
+    assert!(matches!(link.sync(&SyncRequest::default()), Err(LinkError::Altered(_))));
+    drop(heads);
+}
+
+#[test]
+fn a_drip_is_no_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        read_request(&mut BufReader::new(stream.try_clone().unwrap()));
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {MESSAGEPACK}\r\ncontent-length: 1000000\r\n\r\n");
+        let _ = stream.write_all(head.as_bytes());
+        // A byte in a third of a stall, for ever.
+        while stream.write_all(b"x").is_ok() {
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    assert_eq!(link(&url, Duration::from_millis(150)).sync(&SyncRequest::default()), Err(LinkError::Timeout));
+}
+
+#[test]
+fn a_name_that_nobody_knows_has_a_name() {
+    let mut link = link("https://no-such-host.invalid", Duration::from_secs(5));
+    assert_eq!(link.sync(&SyncRequest::default()), Err(LinkError::NameNotFound));
+}
+
+#[test]
+fn a_request_ends_at_its_deadline() {
+    let (url, _heads) = server(vec![b"HTTP/1.1 200".to_vec(), synced(1)]);
+    let mut link = link(&url, Duration::from_secs(60));
+    let until = Instant::now() + Duration::from_millis(150);
+    assert_eq!(link.sync_until(&SyncRequest::default(), Some(until)), Err(LinkError::Timeout));
+    // Not a timing: by its stall it would end after a minute.
+    assert!(until.elapsed() < Duration::from_secs(30));
 }
 
 #[test]
@@ -210,7 +274,7 @@ fn a_stream_stops_from_another_thread() {
     let stop = stream.stopper();
     let reader = thread::spawn(move || stream.filter(Result::is_ok).count());
     thread::sleep(Duration::from_millis(50));
-    let before = std::time::Instant::now();
+    let before = Instant::now();
     stop.stop();
     assert_eq!(reader.join().unwrap(), 0);
     // Not a timing: without the stop the stream would end by its stall, after 20 s.
@@ -230,8 +294,8 @@ fn tls_is_trusted_by_its_certificate_and_by_nothing_else() {
         for stream in listener.incoming() {
             let mut stream = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream.unwrap());
             let mut request = [0; 4096];
-            if stream.read(&mut request).is_ok() {
-                stream.write_all(&synced(6)).unwrap();
+            if let Ok(n) = stream.read(&mut request) {
+                stream.write_all(&sealed(&String::from_utf8_lossy(&request[..n]), synced(6))).unwrap();
             }
         }
     });

@@ -2,12 +2,15 @@
 
 use crate::api_error::ApiError;
 use axum::body::{Body, Bytes};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
+use syncline_core::seal::{self, Seal};
 use syncline_core::{Cursor, Limits, SourceId, SyncRequest, frame};
 
 const MESSAGEPACK: &str = "application/vnd.syncline";
@@ -76,20 +79,61 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, limits: &Limits) -> Re
     let too_large = || ApiError::TooLarge(format!("a request has at most {} bytes on the wire", limits.wire_bytes));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|n| n > limits.wire_bytes as u64) {
-        discard(body, limits).await;
+        discard(headers, body, limits).await;
         return Err(too_large());
     }
+    let mut seal = RequestSeal::of(headers);
     let mut chunks = body.into_data_stream();
     // What is announced is not believed: memory grows with what has come.
     let mut bytes = Vec::new();
     while let Some(chunk) = next_chunk(&mut chunks).await? {
         if bytes.len() + chunk.len() > limits.wire_bytes {
-            discard(Body::from_stream(chunks), limits).await;
+            discard(&HeaderMap::new(), Body::from_stream(chunks), limits).await;
             return Err(too_large());
         }
+        seal.update(&chunk);
         bytes.extend_from_slice(&chunk);
     }
-    Ok(bytes)
+    if seal.is_broken() { Err(damaged()) } else { Ok(bytes) }
+}
+
+/// The seal of a request, if it bears one.
+struct RequestSeal(Option<(Seal, String)>);
+
+impl RequestSeal {
+    fn of(headers: &HeaderMap) -> RequestSeal {
+        let given = headers.get(seal::REQUEST_HEADER).and_then(|value| value.to_str().ok()).and_then(seal::parse_request_header);
+        let authorization = headers.get(header::AUTHORIZATION).map_or("".into(), |value| String::from_utf8_lossy(value.as_bytes()));
+        RequestSeal(given.map(|(number, seal)| (Seal::request(number, &authorization), seal.to_owned())))
+    }
+    fn update(&mut self, bytes: &[u8]) {
+        if let Some((made, _)) = &mut self.0 {
+            made.update(bytes);
+        }
+    }
+    fn is_broken(&self) -> bool {
+        self.0.as_ref().is_some_and(|(made, given)| made.finish() != *given)
+    }
+}
+
+/// What a request with a broken seal is told: nothing of it is believed, and the same sent again is welcome.
+pub(super) fn damaged() -> ApiError {
+    ApiError::Unavailable("the request was damaged on its way; send it again".into())
+}
+
+/// Seals the answer to a request that bears a number, so that the device knows it from an older or a changed one.
+pub(super) async fn seal_answer(request: Request, next: Next) -> Response {
+    let given = request.headers().get(seal::REQUEST_HEADER).and_then(|value| value.to_str().ok());
+    let Some((number, _)) = given.and_then(seal::parse_request_header) else { return next.run(request).await };
+    let (mut head, body) = next.run(request).await.into_parts();
+    // Answers are made whole before they are sent; the one that is not, the stream of wakes, is asked for without a number.
+    let Ok(bytes) = axum::body::to_bytes(body, usize::MAX).await else { return damaged().into_response() };
+    let mut made = Seal::answer(number, head.status.as_u16());
+    made.update(&bytes);
+    if let Ok(value) = HeaderValue::from_str(&made.finish()) {
+        head.headers.insert(seal::ANSWER_HEADER, value);
+    }
+    Response::from_parts(head, Body::from(bytes))
 }
 
 async fn next_chunk(chunks: &mut axum::body::BodyDataStream) -> Result<Option<Bytes>, ApiError> {
@@ -102,19 +146,22 @@ async fn next_chunk(chunks: &mut axum::body::BodyDataStream) -> Result<Option<By
 }
 
 /// Reads the rest of a refused body and throws it away, within bounds: closing a connection on which bytes are still coming
-/// resets it, and the device would see a broken connection instead of the reason.
-pub(super) async fn discard(body: Body, limits: &Limits) {
+/// resets it, and the device would see a broken connection instead of the reason. Says whether the request's seal is broken.
+pub(super) async fn discard(headers: &HeaderMap, body: Body, limits: &Limits) -> bool {
+    let mut seal = RequestSeal::of(headers);
     let mut chunks = body.into_data_stream();
     let mut left = limits.wire_bytes.saturating_mul(2);
     let all = async {
         while let Some(Ok(chunk)) = chunks.next().await {
+            seal.update(&chunk);
             left = left.saturating_sub(chunk.len());
             if left == 0 {
-                break;
+                return false;
             }
         }
+        seal.is_broken()
     };
-    let _ = tokio::time::timeout(DISCARD, all).await;
+    tokio::time::timeout(DISCARD, all).await.unwrap_or(false)
 }
 
 /// Checks `Idempotency-Key` against the push that it names. The bundle's own name makes a repeated push safe, so the key adds
