@@ -7,19 +7,16 @@
 use crate::database::{Database, lock, now_ms};
 use crate::error::{Doing, Error};
 use crate::link::{WatchEvent, WatchStop};
-use crate::machine::{Action, Event, Machine, Network, Policy, Waiting};
+use crate::machine::{Event, Machine, Network, Policy};
+use crate::pulse::{self, Pulse};
 use crate::status::Status;
 use crate::sync::{Outcome, SyncReport, watch_link};
-use crate::ticker::Ticker;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use syncline_core::Seq;
-
-/// The loop looks at its clocks at least this often, to notice that the machine slept.
-const LOOK_MS: i64 = 5_000;
 
 enum Message {
     Event(Event),
@@ -171,11 +168,9 @@ impl Drop for SyncHandle {
 struct Loop {
     db: Database,
     shared: Arc<Shared>,
-    machine: Machine,
-    /// The loop's time, and the monotonic clock's zero.
-    ticker: Ticker,
+    pulse: Pulse,
+    /// The monotonic clock's zero.
     begun: Instant,
-    timer: Option<i64>,
     statuses: Vec<Sender<Status>>,
     reports: Vec<Sender<SyncReport>>,
     last: Option<Status>,
@@ -184,79 +179,73 @@ struct Loop {
 impl Loop {
     fn new(db: Database, shared: Arc<Shared>) -> Loop {
         let machine = Machine::new(|| getrandom::u64().unwrap_or(1 << 40));
-        let ticker = Ticker::new(now_ms(), 0);
-        Loop { db, shared, machine, ticker, begun: Instant::now(), timer: None, statuses: vec![], reports: vec![], last: None }
+        let pulse = Pulse::new(machine, now_ms(), 0);
+        Loop { db, shared, pulse, begun: Instant::now(), statuses: vec![], reports: vec![], last: None }
     }
 
     fn run(mut self, from: &Receiver<Message>) {
         while !self.shared.is_stopped() {
-            let wait_ms = self.timer.map_or(LOOK_MS, |at| at - self.ticker.now_ms()).clamp(0, LOOK_MS);
-            let message = from.recv_timeout(Duration::from_millis(wait_ms as u64));
-            if self.tick(wait_ms) {
-                self.handle(Event::Resumed);
-            }
-            match message {
-                Ok(message) => self.take(message),
-                Err(RecvTimeoutError::Timeout) if self.timer.is_some_and(|at| self.ticker.now_ms() >= at) => self.handle(Event::TimerFired),
-                Err(RecvTimeoutError::Timeout) => {}
+            let message = from.recv_timeout(Duration::from_millis(self.pulse.wait_ms() as u64));
+            let event = match message {
+                Ok(message) => self.event_of(message),
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
-            }
+            };
+            let todo = self.pulse.wake(now_ms(), self.steady_ms(), event);
+            self.work(todo);
             self.tell_status();
         }
     }
 
-    /// Looks at the clocks; says whether the machine slept, or this process was stopped.
-    fn tick(&mut self, asked_ms: i64) -> bool {
-        let steady_ms = i64::try_from(self.begun.elapsed().as_millis()).unwrap_or(i64::MAX);
-        self.ticker.tick(now_ms(), steady_ms, asked_ms).overslept
+    fn steady_ms(&self) -> i64 {
+        i64::try_from(self.begun.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
 
-    fn take(&mut self, message: Message) {
+    /// Takes a message; returns what it means for the machine, if anything.
+    fn event_of(&mut self, message: Message) -> Option<Event> {
         match message {
             Message::Subscribe(to) => {
                 self.statuses.push(to);
                 self.last = None;
+                None
             }
-            Message::SubscribeReports(to) => self.reports.push(to),
-            Message::Policy(policy) => self.machine.set_policy(policy),
-            Message::Head(seq, first) if !self.is_news(seq, first) => {}
-            Message::Head(..) => self.handle(Event::Wake),
+            Message::SubscribeReports(to) => {
+                self.reports.push(to);
+                None
+            }
+            Message::Policy(policy) => {
+                self.pulse.set_policy(policy);
+                None
+            }
+            Message::Head(seq, first) => self.is_news(seq, first).then_some(Event::Wake),
             // Written before or during the sync that has just ended, and sent with it.
-            Message::Event(Event::LocalWrite { .. }) if !self.has_work() => {}
-            Message::Event(Event::Window { until_ms }) => {
-                // Said in people's time, kept in the loop's.
-                let left_ms = until_ms.saturating_sub(now_ms());
-                self.handle(Event::Window { until_ms: self.ticker.now_ms().saturating_add(left_ms) });
-            }
-            Message::Event(event) => self.handle(event),
+            Message::Event(Event::LocalWrite { .. }) if !self.has_work() => None,
+            Message::Event(event) => Some(event),
         }
     }
 
-    fn handle(&mut self, event: Event) {
-        let mut next = Some(event);
-        while let Some(event) = next.take() {
-            for action in self.machine.handle(self.ticker.now_ms(), event) {
-                match action {
-                    Action::StartSync => next = Some(self.sync()),
-                    Action::SetTimer(at) => self.timer = Some(at),
-                    Action::OpenStream => self.shared.open_stream(),
+    fn work(&mut self, todo: Vec<pulse::Doing>) {
+        let mut todo = std::collections::VecDeque::from(todo);
+        while let Some(next) = todo.pop_front() {
+            match next {
+                pulse::Doing::OpenStream => self.shared.open_stream(),
+                pulse::Doing::Sync => {
+                    let event = self.sync();
+                    todo.extend(self.pulse.ended(now_ms(), self.steady_ms(), event));
                 }
             }
         }
-        if let Waiting::Backoff(until, _) = self.machine.waiting() {
-            let _ = self.db.inner.note(&[("next_retry_at", &self.ticker.as_wall(until))]);
+        if let Some(at) = self.pulse.retry_at_ms() {
+            let _ = self.db.inner.note(&[("next_retry_at", &at)]);
         }
     }
 
     fn sync(&mut self) -> Event {
-        self.timer = None;
         // Observers of the status see that a sync runs.
         self.tell_status();
         let shared = self.shared.clone();
-        let time = self.machine.deadline_ms().map(|until| Duration::from_millis((until - self.ticker.now_ms()).max(0) as u64));
-        let report = self.db.sync_until(time.map(|t| Instant::now() + t), || shared.is_stopped(), |_| {});
-        // However long it took: that is no oversleeping.
-        self.tick(i64::MAX);
+        let until = self.pulse.time_left_ms().map(|ms| Instant::now() + Duration::from_millis(ms as u64));
+        let report = self.db.sync_until(until, || shared.is_stopped(), |_| {});
         let event = match report.outcome {
             // Out of time, not out of luck: what is left waits for its turn, not for a backoff.
             Outcome::Interrupted => Event::SyncSucceeded,

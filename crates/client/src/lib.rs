@@ -32,6 +32,7 @@ mod lock;
 pub mod machine;
 pub mod observe;
 mod poll;
+pub mod pulse;
 pub mod session;
 pub mod status;
 pub mod sync;

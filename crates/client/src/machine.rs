@@ -25,7 +25,7 @@ pub const RESUME_MS: i64 = 30_000;
 /// A network that comes and goes starts a sync this often at most.
 pub const FLAP_MS: i64 = 5_000;
 /// A stream of wakes that ended is looked after within this time, at random; it doubles while streams go on ending.
-pub const STREAM_MS: i64 = 30_000;
+pub const STREAM_MS: i64 = 5_000;
 
 /// What the host says of its network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,6 +12,7 @@ pub mod calm;
 pub mod check;
 pub mod device;
 pub mod fault;
+pub mod herd;
 pub mod image;
 pub mod ledger;
 pub mod restore;

@@ -8,7 +8,8 @@ use syncline_sim::world::Options;
 
 const USAGE: &str = "usage: syncline-sim --seeds N [--seed S] [--faults a,b,c] [--stop N] [--bug NAME]   N histories from S (random when left out)
        syncline-sim --seed S [--faults a,b,c] [--bug NAME]                          that one, with its trace
-       syncline-sim --bugs                                                          every planted bug, and within how many seeds it is found";
+       syncline-sim --bugs                                                          every planted bug, and within how many seeds it is found
+       syncline-sim --herd FILE.svg [--seed S]                                      1,000 devices after an outage of ten minutes, drawn";
 
 struct Arguments {
     seeds: Option<u64>,
@@ -16,11 +17,12 @@ struct Arguments {
     stop: usize,
     bug: String,
     bugs: bool,
+    herd: Option<String>,
     options: Options,
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut out = Arguments { seeds: None, seed: None, stop: 10, bug: String::new(), bugs: false, options: Options::default() };
+    let mut out = Arguments { seeds: None, seed: None, stop: 10, bug: String::new(), bugs: false, herd: None, options: Options::default() };
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("`{arg}` needs a value"));
         let number = |text: String| text.parse::<u64>().map_err(|_| format!("`{text}` is not a number"));
@@ -31,6 +33,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--faults" => out.options.faults = Faults::parse(&value()?)?,
             "--exactly" => out.options.exactly = true,
             "--bug" => out.bug = value()?,
+            "--herd" => out.herd = Some(value()?),
             "--bugs" => out.bugs = true,
             other => return Err(format!("`{other}` is not understood")),
         }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     }
     match (arguments.seeds, arguments.seed) {
         _ if arguments.bugs => all_bugs(),
+        (_, seed) if arguments.herd.is_some() => herd(arguments.herd.as_deref().unwrap_or_default(), seed.unwrap_or(1)),
         (None, Some(seed)) => one(seed, &arguments),
         (Some(count), seed) => many(count, seed.unwrap_or_else(random_seed), &arguments),
         (None, None) => {
@@ -95,6 +99,25 @@ fn many(count: u64, first: u64, arguments: &Arguments) -> ExitCode {
         println!("seed {seed}: {line}");
     }
     if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn herd(file: &str, seed: u64) -> ExitCode {
+    let herd = syncline_sim::herd::play(syncline_sim::herd::Plan::default(), seed);
+    let last = herd.back.iter().map(|b| b.0).max().unwrap_or(0);
+    println!(
+        "steady {:.1} requests per 10 s, peak {} ({:.3} x), the last device back after {:.1} s",
+        herd.steady,
+        herd.peak,
+        f64::from(herd.peak) / herd.steady,
+        last as f64 / 1000.0
+    );
+    match std::fs::write(file, herd.svg()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("writing {file}: {e}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 #[cfg(not(feature = "planted"))]

@@ -180,7 +180,7 @@ fn a_lost_stream_is_looked_after_by_a_sync_and_less_and_less_often() {
     machine.handle(0, Event::SyncSucceeded);
     let mut now = 0;
     let mut waits = vec![];
-    for _ in 0..8 {
+    for _ in 0..10 {
         let actions = machine.handle(now, Event::StreamDown);
         let [Action::SetTimer(at)] = actions[..] else { panic!("{actions:?}") };
         waits.push(at - now);
@@ -188,7 +188,7 @@ fn a_lost_stream_is_looked_after_by_a_sync_and_less_and_less_often() {
         assert_eq!(machine.handle(now, Event::TimerFired), START);
         assert_eq!(machine.handle(now, Event::SyncSucceeded)[0], Action::OpenStream);
     }
-    let expected: Vec<i64> = (0..8).map(|n| (STREAM_MS << n).min(SCHEDULE_MS)).collect();
+    let expected: Vec<i64> = (0..10).map(|n| (STREAM_MS << n).min(SCHEDULE_MS)).collect();
     assert!(waits.iter().zip(&expected).all(|(wait, most)| (1..=*most).contains(wait)), "{waits:?}");
     // One that opened resets it; one that ends while a sync runs is opened after it.
     machine.handle(now, Event::StreamUp);

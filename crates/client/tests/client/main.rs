@@ -4,4 +4,5 @@ mod database;
 mod end_to_end;
 mod machine;
 mod observe;
+mod pulse;
 mod support;
