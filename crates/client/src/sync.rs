@@ -213,7 +213,7 @@ impl Inner {
         over: &Over,
         progress: &mut impl FnMut(&Summary),
     ) -> Result<Ended, Error> {
-        let mut restamped = false;
+        let (mut restamped, until) = (false, over.until);
         // The answer to a page asked for ahead of time, and whether that is worth it.
         let mut fetched: Option<(SyncRequest, Result<Exchange<SyncResponse>, LinkError>)> = None;
         let mut fetch_ahead = true;
@@ -239,9 +239,9 @@ impl Inner {
                     if let Ok(exchange) = answered {
                         (traffic.up, traffic.down) = (traffic.up + exchange.bytes_up, traffic.down + exchange.bytes_down);
                     }
-                    link.sync_until(&request, over.until)
+                    link.sync_until(&request, until)
                 }
-                None => link.sync_until(&request, over.until),
+                None => link.sync_until(&request, until),
             };
             let exchange = match answered {
                 // The host's time is over, whatever the link says of it.
@@ -261,7 +261,7 @@ impl Inner {
             let ahead = if fetch_ahead { page_after(&request, &answer) } else { None };
             let known = session.summary().changed.len();
             let (taken, answered) = std::thread::scope(|threads| {
-                let fetching = ahead.as_ref().map(|ahead| threads.spawn(|| link.sync_until(ahead, over.until)));
+                let fetching = ahead.as_ref().map(|ahead| threads.spawn(|| link.sync_until(ahead, until)));
                 let taken = self.correct_clock(answer.server_time_ms).and_then(|()| {
                     let step = self.with_replica(&[], |replica, env| session.answer(replica, env, &request, &answer))?;
                     self.tell_applied(&session.summary().changed[known..])?;
