@@ -58,11 +58,13 @@ async fn serve(engine: Arc<Engine>, args: Args, tls: Option<Tls>, out: Output) -
             "this address is open to the network without TLS; devices refuse it unless told otherwise. Give --tls-cert and --tls-key, or put a proxy with TLS before it",
         );
     }
+    // Whoever reads the line may tell this server to end at once.
+    let told_to_end = shutdown_signal();
     match out.json {
         true => out.document(&serde_json::json!({ "listening": url }))?,
         false => out.line(format!("listening on {url}"))?,
     }
-    syncline_server::serve(engine, listener, tls, shutdown_signal()).await?;
+    syncline_server::serve(engine, listener, tls, told_to_end).await?;
     say("stopped; every answered request is on the disk");
     Ok(Exit::Done)
 }

@@ -60,23 +60,23 @@ impl Tls {
     }
 }
 
-/// Ends on SIGTERM or ctrl-c. What `serve` takes as `shutdown` in a program of its own.
-pub async fn shutdown_signal() {
-    let interrupted = tokio::signal::ctrl_c();
+/// Ends on SIGTERM or ctrl-c. What `serve` takes as `shutdown` in a program of its own. SIGTERM is listened to from the call on,
+/// not only from the first poll: call it before telling anybody that the server is there. Must be called inside a runtime.
+pub fn shutdown_signal() -> impl Future<Output = ()> + Send {
     #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
+    let terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+    async move {
+        let interrupted = tokio::signal::ctrl_c();
+        #[cfg(unix)]
+        match terminated {
             Ok(mut terminated) => {
                 tokio::select! { _ = interrupted => {}, _ = terminated.recv() => {} }
                 return;
             }
             Err(cause) => tracing::warn!(%cause, "SIGTERM cannot be listened to; ctrl-c still works"),
         }
-        let _ = tokio::signal::ctrl_c().await;
+        let _ = interrupted.await;
     }
-    #[cfg(not(unix))]
-    let _ = interrupted.await;
 }
 
 pub(super) async fn run(
