@@ -3,7 +3,7 @@
 use crate::ledger::{Check, name};
 use crate::schema::{Kind, VARIANTS};
 use crate::site::Site;
-use crate::world::World;
+use crate::world::{CLOCK_TOLERANCE_MS, World};
 use std::collections::{BTreeMap, BTreeSet};
 use syncline_core::schema::quote;
 use syncline_core::{Cursor, Key, Value};
@@ -147,6 +147,9 @@ impl World {
             let table = VARIANTS[self.variant].tables[*t].name;
             let number = self.server.site.numbers[*t];
             let state = self.server.site.mirror.state(number, key)?;
+            if state.ctx.max().ms() > self.now_ms + CLOCK_TOLERANCE_MS {
+                return Err(format!("FUTURE: the authority took a stamp from the future of row {key:?} in {table}: {state:?}"));
+            }
             for op in &row.ops {
                 if !state.ctx.covers(&op.stamp) && !self.forgiven.contains(&op.stamp) && !self.ledger.set_aside.contains(&op.stamp) {
                     return Err(format!("LOST: the authority never got {op:?} of row {key:?} in {table}"));

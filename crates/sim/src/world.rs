@@ -16,7 +16,7 @@ use syncline::session::{Session, Step};
 use syncline_core::{Hlc, Limits, Stamp, SyncRequest, SyncResponse, frame};
 
 /// Beyond this a device's clock counts as wrong.
-const CLOCK_TOLERANCE_MS: i64 = 5 * 60 * 1000;
+pub(crate) const CLOCK_TOLERANCE_MS: i64 = 5 * 60 * 1000;
 /// Older messages are gone. A write that was dated anew must not arrive with its old date once that is no longer ahead; so no
 /// clock here is off by less than this beyond the tolerance.
 const MESSAGE_AGE_MS_MAX: i64 = 10 * 60 * 1000;
