@@ -109,7 +109,9 @@ impl Session {
                 tx.create_missing(schema)?;
             }
             let schema_wanted = tx.meta::<[u8; 16]>("authority_schema")?.is_none_or(|known| known != answer.fingerprint.0);
-            let mut taken = tx.take_answer(&scope, answer.history, sent, given, &limits)?;
+            // Rows of another schema wait for it: who does not know a column's policy must not merge it by another.
+            let given = if schema_wanted { syncline_core::ScopeAnswer { delta: None, ..given.clone() } } else { given.clone() };
+            let mut taken = tx.take_answer(&scope, answer.history, sent, &given, &limits)?;
             if taken.digest_differs {
                 // Replicas with other columns have other digests; that is no difference.
                 taken.digest_differs = tx.fingerprint()? == answer.fingerprint;

@@ -2,6 +2,7 @@
 
 use crate::colset::ColSet;
 use crate::error::DecodeError;
+use crate::extra::Extra;
 use crate::ids::{Chain, HistoryId, ScopeId, Seq, WriterId};
 use crate::key::Key;
 use crate::row::RowState;
@@ -161,6 +162,12 @@ impl Rows {
             return Err(DecodeError::Malformed("values do not match columns"));
         }
         for (c, value) in present.columns().zip(values) {
+            // What follows from a column's entries is not sent, and would not be believed.
+            let value = match state.extra(c) {
+                Some(extra @ Extra::Text(_)) => extra.shown().unwrap_or_default(),
+                Some(extra) if extra.is_whole() => continue,
+                _ => value,
+            };
             if let Some(cell) = &mut state.cells[c] {
                 cell.value = value;
             }
@@ -197,7 +204,14 @@ impl RowsBuilder {
             }))
         });
         let Ok(encoded) = encoded;
-        let values: Vec<Value> = mask.columns().filter_map(|c| Some(std::mem::take(&mut state.cells.get_mut(c)?.as_mut()?.value))).collect();
+        let computed: Vec<usize> = state.extras.iter().filter(|e| e.1.is_whole()).map(|e| e.0).collect();
+        let values: Vec<Value> = mask
+            .columns()
+            .filter_map(|c| {
+                let value = std::mem::take(&mut state.cells.get_mut(c)?.as_mut()?.value);
+                Some(if computed.contains(&c) { Value::Null } else { value })
+            })
+            .collect();
         self.size += 12 + key.0.len() + encoded.len() + values.iter().map(Value::size).sum::<usize>();
         rows.rows.push(DeltaRow { table, key, seq, created, state: encoded, values });
     }

@@ -61,6 +61,9 @@ pub fn row_hash(table: u64, key: &Key, state: &RowState, columns: &[(usize, u64)
             put_stamp(&mut buf, &cell.stamp);
         }
         cell.value.encode(&mut buf);
+        if let Some(extra) = state.extra(*c) {
+            extra.encode(&mut buf, &mut |buf, s| put_stamp(buf, s));
+        }
     }
     first8(&blake3::hash(&buf)).max(1)
 }

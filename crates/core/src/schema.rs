@@ -184,6 +184,31 @@ impl TableDef {
     pub fn stored_columns(&self) -> impl Iterator<Item = &ColumnDef> {
         self.columns.iter().filter(|c| c.generated.is_none())
     }
+    /// Takes over what another definition of this table declares of merging.
+    pub fn adopt_rules(&mut self, other: &TableDef) {
+        self.options.policy = other.options.policy.clone();
+        self.options.delete_wins = other.options.delete_wins;
+        self.options.groups = other.options.groups.clone();
+        for column in &mut self.columns {
+            if let Some(theirs) = other.column(&column.name) {
+                column.policy = theirs.policy.clone();
+            }
+        }
+    }
+    /// Whether another definition of this table declares the same of merging.
+    pub fn same_rules(&self, other: &TableDef) -> bool {
+        self.rules() == other.rules()
+    }
+    /// Lists what is declared of merging, in words; nothing where it is `lww` throughout.
+    fn rules(&self) -> Vec<String> {
+        let mut out: Vec<String> =
+            self.columns.iter().filter_map(|c| c.policy.as_ref().filter(|p| *p != "lww").map(|p| format!("{} = {p}", c.name.to_lowercase()))).collect();
+        out.sort();
+        out.extend(self.options.policy.iter().filter(|p| *p != "lww").map(|p| format!("policy = {p}")));
+        out.extend(self.options.delete_wins.then(|| "delete_wins".to_owned()));
+        out.extend(self.options.groups.iter().map(|g| format!("group({})", g.join(", ").to_lowercase())));
+        out
+    }
     /// Returns a column by name; names compare as SQLite does, without regard to ASCII case.
     pub fn column(&self, name: &str) -> Option<&ColumnDef> {
         self.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name))
@@ -205,7 +230,8 @@ impl Schema {
     pub fn table(&self, name: &str) -> Option<&TableDef> {
         self.tables.iter().find(|t| t.name.eq_ignore_ascii_case(name))
     }
-    /// Hashes the names of tables and stored columns and the keys: what two ends must share for their digests to be comparable.
+    /// Hashes the names of tables and stored columns, the keys and the merge policies: what two ends must share for their
+    /// digests to be comparable.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut names: Vec<(String, Vec<String>, Vec<String>)> = self
             .tables
@@ -213,7 +239,8 @@ impl Schema {
             .map(|t| {
                 let mut columns: Vec<String> = t.stored_columns().map(|c| c.name.to_lowercase()).collect();
                 columns.sort();
-                let key = t.primary_key.iter().filter_map(|p| p.column.as_ref()).map(|c| c.to_lowercase()).collect();
+                let mut key: Vec<String> = t.primary_key.iter().filter_map(|p| p.column.as_ref()).map(|c| c.to_lowercase()).collect();
+                key.extend(t.rules());
                 (t.name.to_lowercase(), key, columns)
             })
             .collect();

@@ -5,6 +5,7 @@
 
 use crate::colset::ColSet;
 use crate::error::DecodeError;
+use crate::extra::Extra;
 use crate::ids::{Hlc, Stamp, WriterId};
 use crate::row::{Cell, Dot, RowState};
 use crate::value::Value;
@@ -15,6 +16,7 @@ const VERSION: u8 = 1;
 const PLAIN: u8 = 0x10;
 const GRAVESTONE: u8 = 0x20;
 const PARTIAL: u8 = 0x40;
+const EXTRAS: u8 = 0x80;
 
 /// Encodes a state; the cells named in `mask` count as present, their values go elsewhere, in order of column.
 pub fn encode<E>(state: &RowState, mask: &ColSet, mut number: impl FnMut(WriterId) -> Result<u64, E>) -> Result<Vec<u8>, E> {
@@ -27,7 +29,9 @@ pub fn encode<E>(state: &RowState, mask: &ColSet, mut number: impl FnMut(WriterI
         return Ok(out);
     }
     let partial = (0..state.cells.len()).any(|c| state.cell(c).is_some() && !mask.contains(c));
-    out.push(VERSION | if state.gravestone { GRAVESTONE } else { 0 } | if partial { PARTIAL } else { 0 });
+    let extras = || state.extras.iter().filter(|e| mask.contains(e.0) && state.cell(e.0).is_some());
+    let any_extra = extras().next().is_some();
+    out.push(VERSION | if state.gravestone { GRAVESTONE } else { 0 } | if partial { PARTIAL } else { 0 } | if any_extra { EXTRAS } else { 0 });
     let mut stamps: Vec<Stamp> = Vec::new();
     for dot in &state.live {
         stamps.push(dot.stamp);
@@ -36,6 +40,7 @@ pub fn encode<E>(state: &RowState, mask: &ColSet, mut number: impl FnMut(WriterI
     stamps.extend(state.ctx.entries().iter().map(|(writer, hlc)| Stamp { hlc: *hlc, writer: *writer }));
     stamps.extend(state.ground.entries().iter().map(|(writer, hlc)| Stamp { hlc: *hlc, writer: *writer }));
     stamps.extend(present().filter_map(|c| state.cell(c)).map(|cell| cell.stamp));
+    extras().for_each(|e| e.1.stamps(&mut |s| stamps.push(*s)));
     stamps.sort_unstable();
     stamps.dedup();
     put(&mut out, stamps.len() as u64);
@@ -71,12 +76,22 @@ pub fn encode<E>(state: &RowState, mask: &ColSet, mut number: impl FnMut(WriterI
         put(&mut out, *number);
         set.encode(&mut out);
     }
+    if any_extra {
+        put(&mut out, extras().count() as u64);
+        for (c, extra) in extras() {
+            put(&mut out, *c as u64);
+            extra.encode(&mut out, &mut |out, s| put(out, at(s)));
+        }
+    }
     Ok(out)
 }
 
 /// Returns the one stamp and the number of columns of a plain state that is carried whole.
 fn plain(state: &RowState, mask: &ColSet) -> Option<(Stamp, usize)> {
     let [dot] = &state.live[..] else { return None };
+    if !state.extras.is_empty() {
+        return None;
+    }
     let s = dot.stamp;
     let whole = state.ground.is_empty() && dot.births == [s] && state.ctx.entries() == [(s.writer, s.hlc)];
     let cells = whole && state.cells.iter().enumerate().all(|(c, cell)| cell.as_ref().is_some_and(|x| x.stamp == s) && mask.contains(c));
@@ -157,6 +172,22 @@ pub fn decode(bytes: &[u8], writer: impl Fn(u64) -> Option<WriterId>) -> Result<
             }
             present.insert(c);
             state.set_cell(c, Some(Cell { stamp, value: Value::Null }));
+        }
+    }
+    if head & EXTRAS != 0 {
+        let mut last = None;
+        for _ in 0..from.count()? {
+            let c = from.number()? as usize;
+            let extra = Extra::decode(&mut from, &at)?;
+            let Some(stamp) = state.cell(c).map(|x| x.stamp).filter(|_| present.contains(c) && last.is_none_or(|l| l < c)) else {
+                return Err(DecodeError::Malformed("columns with entries"));
+            };
+            last = Some(c);
+            // A text takes work to compute, and whoever reads this may have it at hand.
+            if extra.is_whole() && !matches!(extra, Extra::Text(_)) {
+                state.set_cell(c, Some(Cell { stamp, value: extra.shown().unwrap_or_default() }));
+            }
+            state.set_extra(c, Some(extra));
         }
     }
     from.end()?;

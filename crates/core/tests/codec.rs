@@ -36,7 +36,7 @@ fn state() -> impl Strategy<Value = RowState> {
             live.sort();
             live.dedup_by_key(|d| d.stamp);
             let cells = cells.into_iter().map(|c| c.map(|(stamp, value)| Cell { stamp, value })).collect();
-            RowState { live, ctx, ground, gravestone, cells }
+            RowState { live, ctx, ground, gravestone, cells, extras: vec![] }
         },
     )
 }
@@ -95,7 +95,7 @@ fn plain() -> RowState {
 fn complex() -> RowState {
     let s = |hlc, w| Stamp { hlc: Hlc(hlc), writer: writer(w) };
     let mut state = RowState::inserted(s(0x10_0000, 0), vec![Value::text("t"), Value::Int(-1), Value::Null]);
-    state.delete(s(0x20_0000, 1));
+    state.delete(s(0x20_0000, 1), &Policies::default());
     state.insert(s(0x30_0000, 1), 3);
     (0..3).for_each(|c| state.write(c, s(0x30_0000, 1), Value::Null));
     state.edit(s(0x40_0000, 0));
@@ -166,7 +166,7 @@ proptest! {
         if let Ok(decoded) = decode(&bytes) {
             let again = encode(&decoded.state, &ColSet::all(decoded.state.cells.len()));
             prop_assert_eq!(decode(&again).unwrap().state.ctx, decoded.state.ctx.clone());
-            complex().merge(&decoded.state, &decoded.present);
+            complex().merge(&decoded.state, &decoded.present, &Policies::default());
         }
         bytes.truncate(cut.index(bytes.len()));
         let _ = decode(&bytes);

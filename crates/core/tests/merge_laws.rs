@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use std::collections::BTreeSet;
-use syncline_core::{Cell, ColSet, Hlc, RowState, Stamp, Value, Vv, WriterId};
+use syncline_core::{Cell, ColSet, Hlc, Policies, RowState, Stamp, Value, Vv, WriterId};
 
 const COLUMNS: usize = 3;
 const REPLICAS: usize = 4;
@@ -100,7 +100,7 @@ impl World {
         match step {
             Step::Send { from, to } => {
                 let (state, known) = (self.states[from].clone(), self.known[from].clone());
-                self.states[to].merge(&state, &ColSet::all(COLUMNS));
+                self.states[to].merge(&state, &ColSet::all(COLUMNS), &Policies::default());
                 self.known[to].extend(known);
             }
             Step::Write { at, columns, skew } => {
@@ -125,7 +125,7 @@ impl World {
                     return;
                 }
                 let (stamp, past) = (self.stamp(at, skew), self.known[at].clone());
-                self.states[at].delete(stamp);
+                self.states[at].delete(stamp, &Policies::default());
                 self.note(at, Op { stamp, past, writes: vec![], births: vec![], ground: vec![], deletes: true });
             }
         }
@@ -138,7 +138,7 @@ impl World {
 
 fn merged(a: &RowState, b: &RowState) -> RowState {
     let mut out = a.clone();
-    out.merge(b, &ColSet::all(COLUMNS));
+    out.merge(b, &ColSet::all(COLUMNS), &Policies::default());
     out
 }
 
@@ -166,7 +166,7 @@ proptest! {
         let w = World::run(&steps);
         let mut shuffled = RowState::default();
         for i in order.iter().copied().chain((0..REPLICAS).rev()) {
-            shuffled.merge(&w.states[i], &ColSet::all(COLUMNS));
+            shuffled.merge(&w.states[i], &ColSet::all(COLUMNS), &Policies::default());
         }
         let straight = w.states.iter().fold(RowState::default(), |all, s| merged(&all, s));
         prop_assert_eq!(canonical(&shuffled), canonical(&straight));
@@ -196,7 +196,7 @@ proptest! {
         let mut mask = ColSet::liveness();
         (0..COLUMNS).filter(|c| !sent.cell_eq(here, *c)).for_each(|c| mask.insert(c));
         let mut partial = here.clone();
-        partial.merge(sent, &mask);
+        partial.merge(sent, &mask, &Policies::default());
         prop_assert_eq!(canonical(&partial), canonical(&merged(here, sent)));
     }
 
@@ -205,7 +205,7 @@ proptest! {
     fn what_merge_calls_changed_is_all_that_changed(steps in steps(), from in 0..REPLICAS, to in 0..REPLICAS) {
         let w = World::run(&steps);
         let mut after = w.states[to].clone();
-        let changed = after.merge(&w.states[from], &ColSet::all(COLUMNS));
+        let changed = after.merge(&w.states[from], &ColSet::all(COLUMNS), &Policies::default()).changed;
         let before = &w.states[to];
         for c in 0..COLUMNS {
             prop_assert!(changed.contains(c) || before.cell_eq(&after, c), "column {}", c);

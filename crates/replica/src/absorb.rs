@@ -3,6 +3,7 @@
 //! It comes first in every transaction that applies or freezes. The log is folded per row, so that a row written a hundred
 //! times costs one state, and two columns edited hours apart keep their own times.
 
+use crate::apply::Applied;
 use crate::bind::values;
 use crate::capture::{MASK_BITS, image_log, must_scan, op};
 use crate::error::{Doing, Result};
@@ -12,7 +13,7 @@ use crate::tx::{Role, Scope, Tx};
 use rusqlite::{OptionalExtension, params};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use syncline_core::{ColSet, Hlc, Key, Seq, Stamp, Value, planted};
+use syncline_core::{Cell, ColSet, Hlc, Key, Policy, Seq, Stamp, Value, planted};
 
 /// What an absorb found.
 #[derive(Debug, Default)]
@@ -30,6 +31,9 @@ pub struct Absorbed {
 struct Fold {
     /// Column times before the first deletion: the end of the old life.
     before: Vec<(usize, i64)>,
+    /// Log entries that have what a text was before its first edit: of the old life, and since.
+    texts_before: Vec<(usize, i64)>,
+    texts: Vec<(usize, i64)>,
     /// The first deletion's image and the last one's time.
     deleted: Option<(i64, i64)>,
     /// When it was inserted last, if that was after the last deletion.
@@ -85,17 +89,19 @@ impl Tx<'_> {
             }
             numbered.sort_by(|(_, a), (_, b)| (a.0.0.n, &a.0.2).cmp(&(b.0.0.n, &b.0.2)));
             let mut changed = Vec::new();
+            let mut unlike = Vec::new();
             for (seq, ((table, scope, key), fold)) in numbered {
-                if self.absorb_row(&table, &scope, &key, &fold, shift, seq)? {
+                if self.absorb_row(&table, &scope, &key, &fold, shift, seq, &mut unlike)? {
                     changed.push((seq, (scope.n, table.n, key)));
                 }
             }
+            self.put_back(unlike)?;
             changed.sort_by_key(|c| c.0);
             out.rows += changed.len() as u64;
             out.changed.extend(changed.into_iter().map(|c| c.1));
             for table in &touched {
-                let sql = format!("DELETE FROM {}", image_log(*table));
-                self.conn.prepare_cached(&sql).and_then(|mut q| q.execute([])).doing("emptying an image log")?;
+                let sql = format!("DELETE FROM {} WHERE id <= ?1", image_log(*table));
+                self.conn.prepare_cached(&sql).and_then(|mut q| q.execute([last])).doing("emptying an image log")?;
             }
         }
         for table in touched {
@@ -164,6 +170,7 @@ impl Tx<'_> {
                 op::DELETE => {
                     if fold.deleted.is_none() {
                         fold.before = std::mem::take(&mut fold.times);
+                        fold.texts_before = std::mem::take(&mut fold.texts);
                     }
                     let image = fold.deleted.map_or(id, |d| d.0);
                     fold.deleted = Some((image, at));
@@ -172,6 +179,7 @@ impl Tx<'_> {
                 }
                 op::CHECK if planted::on("displaced_unnoticed") => continue,
                 op::CHECK => fold.check = Some(id),
+                op::WAS => note_texts(&table, id, &mut fold.texts),
                 _ if mask == Value::Null => fold.anything = Some(at),
                 _ => {
                     let columns = match generations.entry((table.n, generation)) {
@@ -184,6 +192,7 @@ impl Tx<'_> {
                             None => fold.times.push((c, at)),
                         }
                     }
+                    note_texts(&table, id, &mut fold.texts);
                 }
             }
         }
@@ -210,8 +219,43 @@ impl Tx<'_> {
             .doing("reading a deleted row's image")
     }
 
-    /// Makes one row's captured writes part of its state. Says whether anything changed.
-    fn absorb_row(&mut self, t: &Table, scope: &Scope, key: &Key, fold: &Fold, shift: i64, numbered: Seq) -> Result<bool> {
+    /// Makes tables show what row states say, where that is not what the app wrote: a `max` that did not win, a set in its order.
+    fn put_back(&mut self, unlike: Vec<(Arc<Table>, Scope, Key)>) -> Result<()> {
+        if unlike.is_empty() || planted::on("losing_max_stays") {
+            return Ok(());
+        }
+        self.set_applying(true)?;
+        let mut out = Applied::default();
+        for (t, scope, key) in unlike {
+            let mut row = self.load_complete(&scope, &t, &key)?;
+            let mut before = row.state.clone();
+            let Some(values) = t.read(self, &scope, &key)? else { continue };
+            row.state.read_texts();
+            for (c, value) in t.shown.iter().zip(values) {
+                if let Some(cell) = before.cell(*c) {
+                    let stamp = cell.stamp;
+                    before.set_cell(*c, Some(Cell { stamp, value }));
+                }
+            }
+            self.place(&scope, &t, &mut row, &before, &mut out)?;
+            self.save(&scope, &t, &mut row)?;
+        }
+        self.set_applying(false)
+    }
+
+    /// Makes one row's captured writes part of its state. Says whether anything changed; notes in `unlike` a row whose table
+    /// shows something else than its state.
+    #[allow(clippy::too_many_arguments)] // one row, where it is, what was captured of it, and how
+    fn absorb_row(
+        &mut self,
+        t: &Arc<Table>,
+        scope: &Scope,
+        key: &Key,
+        fold: &Fold,
+        shift: i64,
+        numbered: Seq,
+        unlike: &mut Vec<(Arc<Table>, Scope, Key)>,
+    ) -> Result<bool> {
         let current = t.read(self, scope, key)?;
         let record = self.load(scope, t, key)?;
         let mut row = match record {
@@ -240,10 +284,14 @@ impl Tx<'_> {
             match image {
                 Some(image) => {
                     // Writes of the old life that its deletion ended: they are in the image, and need their own stamps.
-                    for (c, ms) in &fold.before {
-                        if let Some(i) = t.shown.iter().position(|s| s == c) {
-                            let stamp = Stamp { hlc: at(*ms).max(least), writer };
-                            row.state.write(*c, stamp, image[i].clone());
+                    let old = self.old_texts(t, &fold.texts_before)?;
+                    let (times, confirmed) = (t.with_groups(&fold.before), self.confirming(scope)?);
+                    for (c, ms) in &times {
+                        let stamp = Stamp { hlc: at(*ms).max(least), writer };
+                        if let Some(i) = t.shown.iter().position(|s| s == c)
+                            && t.policies.column(*c).misfit(&image[i]).is_none()
+                        {
+                            row.state.write_as(&t.policies, *c, stamp, image[i].clone(), old.get(c), confirmed);
                             changed.insert(*c);
                         }
                     }
@@ -251,6 +299,7 @@ impl Tx<'_> {
                 }
                 None => {
                     row.state.cells.iter_mut().for_each(|c| *c = None);
+                    row.state.extras.clear();
                     // Nobody saw it go: its values are not here any more, and a context never runs ahead of values. Should an
                     // edit that we had not seen bring it back, we need it whole.
                     if self.role == Role::Device {
@@ -260,7 +309,7 @@ impl Tx<'_> {
             }
             let latest = row.state.cells.iter().flatten().map(|c| c.stamp.hlc).max().unwrap_or_default();
             let ms = fold.deleted.map_or(fold.last, |d| d.1);
-            row.state.delete(Stamp { hlc: at(ms).max(least).max(latest), writer });
+            row.state.delete(Stamp { hlc: at(ms).max(least).max(latest), writer }, &t.policies);
             changed.insert_liveness();
         }
         if let Some(values) = current {
@@ -268,15 +317,28 @@ impl Tx<'_> {
                 let least = row.state.next_hlc();
                 let stamp = Stamp { hlc: at(fold.inserted.unwrap_or(fold.last)).max(least), writer };
                 changed.union(&row.state.insert(stamp, t.columns.len()));
-                for (c, value) in t.shown.iter().zip(&values) {
-                    row.state.write(*c, stamp, value.clone());
+                let all: Vec<(usize, i64)> = t.shown.iter().map(|c| (*c, 0)).collect();
+                let confirmed = self.confirming(scope)?;
+                let fixed = |_: i64| stamp.hlc;
+                let mut differs = self.write_columns(&mut row, t, &values, &all, &fixed, stamp.hlc, (&fold.texts, confirmed))?.1;
+                // What was edited after the insert has its own time; its policy counts from the insert all the same.
+                let plain: Vec<(usize, i64)> = fold.times.iter().copied().filter(|x| !t.policies.column(x.0).is_computed()).collect();
+                differs |= self.write_columns(&mut row, t, &values, &plain, &at, stamp.hlc, (&fold.texts, confirmed))?.1;
+                if differs {
+                    unlike.push((t.clone(), scope.clone(), key.clone()));
                 }
-                self.write_columns(&mut row, t, &values, &fold.times, &at, stamp.hlc)?;
                 born = true;
             } else {
                 row.fill(t, values.clone());
                 let unseen = self.unseen_columns(t, &row, &values)?;
-                if row.compute_hash(t) == row.hash && was_shown && unseen.is_empty() {
+                let computed: Vec<usize> = t
+                    .shown
+                    .iter()
+                    .zip(&values)
+                    .filter(|(c, v)| row.state.is_derived(**c) && row.state.cell(**c).is_some_and(|x| x.value != **v))
+                    .map(|x| *x.0)
+                    .collect();
+                if row.compute_hash(t) == row.hash && was_shown && unseen.is_empty() && computed.is_empty() {
                     return Ok(false);
                 }
                 let all = |ms: i64| t.shown.iter().map(|c| (*c, ms)).collect::<Vec<_>>();
@@ -293,7 +355,7 @@ impl Tx<'_> {
                 }
                 // A column that nobody ever wrote and that holds its default was made, not written: another device's value is no older.
                 times.retain(|(c, _)| row.state.cell(*c).is_some() || fold.times.iter().any(|x| x.0 == *c) || fold.inserted.is_some());
-                for c in unseen {
+                for c in unseen.into_iter().chain(computed) {
                     if !times.iter().any(|x| x.0 == c) {
                         times.push((c, fold.last));
                     }
@@ -302,8 +364,13 @@ impl Tx<'_> {
                     return Ok(false);
                 }
                 let least = row.state.next_hlc();
-                changed.union(&self.write_columns(&mut row, t, &values, &times, &at, least)?);
+                let confirmed = self.confirming(scope)?;
+                let (written, differs) = self.write_columns(&mut row, t, &values, &times, &at, least, (&fold.texts, confirmed))?;
+                changed.union(&written);
                 changed.insert_liveness();
+                if differs {
+                    unlike.push((t.clone(), scope.clone(), key.clone()));
+                }
             }
             row.kind = Kind::Shown;
         }
@@ -330,7 +397,9 @@ impl Tx<'_> {
         Ok(out)
     }
 
-    /// Writes columns at their own times as one edit; no stamp is below `least`.
+    /// Writes columns at their own times as one edit; no stamp is below `least`. Returns what changed, and whether the state
+    /// now shows something else than the table.
+    #[allow(clippy::too_many_arguments)] // a row, its values, what was written when, and what that needs
     fn write_columns(
         &mut self,
         row: &mut RowRecord,
@@ -339,21 +408,68 @@ impl Tx<'_> {
         times: &[(usize, i64)],
         at: &impl Fn(i64) -> Hlc,
         least: Hlc,
-    ) -> Result<ColSet> {
+        (texts, confirmed): (&[(usize, i64)], Option<Seq>),
+    ) -> Result<(ColSet, bool)> {
         let writer = self.writer()?;
+        let old = self.old_texts(t, texts)?;
         let mut changed = ColSet::none();
         let mut latest = Hlc::default();
-        for (c, ms) in times {
-            let Some(i) = t.shown.iter().position(|s| s == c) else { continue };
+        let mut differs = false;
+        for (c, ms) in &t.with_groups(times) {
             let hlc = if planted::on("stamp_below_context") { at(*ms) } else { at(*ms).max(least) };
+            let stamp = Stamp { hlc, writer };
+            let Some(i) = t.shown.iter().position(|s| s == c) else {
+                // Of a group, and not here: its value stays what it is, its time is the group's.
+                if let Some(value) = row.state.cell(*c).map(|x| x.value.clone()) {
+                    row.state.write(*c, stamp, value);
+                    changed.insert(*c);
+                }
+                continue;
+            };
             latest = latest.max(hlc);
-            row.state.write(*c, Stamp { hlc, writer }, values[i].clone());
             changed.insert(*c);
+            let policy = t.policies.column(*c);
+            if policy.misfit(&values[i]).is_some() && policy.is_computed() {
+                // What nobody can merge. A new column holds it until it is mended: the authority refuses it as `type`. One that
+                // holds something keeps that.
+                if row.state.cell(*c).is_none() {
+                    row.state.write(*c, stamp, values[i].clone());
+                } else {
+                    differs = true;
+                }
+                continue;
+            }
+            differs |= row.state.write_as(&t.policies, *c, stamp, values[i].clone(), old.get(c), confirmed);
         }
         if latest > Hlc::default() {
             row.state.edit(Stamp { hlc: latest, writer });
         }
-        Ok(changed)
+        Ok((changed, differs))
+    }
+
+    /// The number that the authority's own writes of a scope get now; `None` on a device.
+    fn confirming(&mut self, scope: &Scope) -> Result<Option<Seq>> {
+        Ok(match self.role {
+            Role::Device => None,
+            Role::Authority => Some(self.head(scope.n)?.next()),
+        })
+    }
+
+    /// Reads what texts were before their first edit, from the image log.
+    fn old_texts(&self, t: &Table, texts: &[(usize, i64)]) -> Result<HashMap<usize, Value>> {
+        let mut out = HashMap::new();
+        for (c, entry) in texts {
+            let sql = format!("SELECT c{c} FROM {} WHERE id = ?1", image_log(t.n));
+            let old: Option<Value> = self
+                .conn
+                .prepare_cached(&sql)
+                .and_then(|mut q| q.query_row([entry], |r| r.get_ref(0).map(crate::bind::value)).optional())
+                .doing("reading what a text was")?;
+            if let Some(value) = old {
+                out.entry(*c).or_insert(value);
+            }
+        }
+        Ok(out)
     }
 
     /// Saves a row that was changed here: pending on a device, under the number that was drawn for it (or, for 0, the next); un-parked and un-shelved, since the change may have mended it.
@@ -435,6 +551,13 @@ pub fn number(row: &mut RowRecord, t: &Table, changed: &ColSet, seq: Seq, born: 
     }
     row.seq = seq;
     row.version = seq;
+}
+
+/// Notes that a log entry may have what the table's texts were; the first that has it counts.
+fn note_texts(t: &Table, entry: i64, texts: &mut Vec<(usize, i64)>) {
+    if t.policies.is_special() {
+        texts.extend(t.policies.special_columns().filter(|(_, p)| *p == Policy::Text).map(|(c, _)| (c, entry)));
+    }
 }
 
 /// Which columns a mask names; all shown ones if it was made by triggers that nobody knows any more.

@@ -14,7 +14,7 @@ use rusqlite::params;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use syncline_core::schema::{TableDef, quote};
-use syncline_core::{Cell, ColSet, Decoded, Key, RowState, Rows, Seq, planted};
+use syncline_core::{ColSet, Decoded, Key, RowState, Rows, Seq, planted};
 
 /// A row of a delta in this replica's terms.
 pub struct Incoming {
@@ -88,10 +88,10 @@ impl Translation {
         let (state, mut mask) = match map {
             None => (state, present),
             Some(map) => {
-                let mut moved = RowState { cells: vec![], ..state.clone() };
+                let mut moved = state.without_columns();
                 let mut mask = ColSet::none();
                 for c in present.columns() {
-                    moved.set_cell(map[c], state.cell(c).cloned());
+                    moved.take_column(map[c], &state, c);
                     mask.insert(map[c]);
                 }
                 (moved, mask)
@@ -130,7 +130,8 @@ impl Tx<'_> {
             return self.apply_collision(scope, t, row, x, out);
         }
         let before = row.state.clone();
-        let mut changed = row.state.merge(&x.state, &x.mask);
+        let merged = row.state.merge(&x.state, &x.mask, &t.policies);
+        let mut changed = merged.changed;
         row.version = row.version.max(x.seq);
         if x.created.0 > 0 {
             row.created = x.created;
@@ -337,7 +338,7 @@ fn settle_pending(row: &mut RowRecord, x: &Incoming, t: &Table) -> ColSet {
         if dead {
             *pend = ColSet::none();
         } else {
-            let equal: Vec<usize> = x.mask.columns().filter(|c| same_cell(row.state.cell(*c), x.state.cell(*c))).collect();
+            let equal: Vec<usize> = x.mask.columns().filter(|c| same_column(&row.state, &x.state, *c)).collect();
             equal.into_iter().for_each(|c| pend.remove(c));
             if row.state.live == x.state.live {
                 pend.remove_liveness();
@@ -349,7 +350,7 @@ fn settle_pending(row: &mut RowRecord, x: &Incoming, t: &Table) -> ColSet {
     }
     let mut differing = ColSet::none();
     if !(dead && x.state.is_dead()) {
-        x.mask.columns().filter(|c| !same_cell(row.state.cell(*c), x.state.cell(*c))).for_each(|c| differing.insert(c));
+        x.mask.columns().filter(|c| !same_column(&row.state, &x.state, *c)).for_each(|c| differing.insert(c));
     }
     if row.state.live != x.state.live {
         differing.insert_liveness();
@@ -384,11 +385,11 @@ pub fn strangers(a: &RowState, b: &RowState, mask: &ColSet) -> bool {
     apart && mask.columns().any(|c| a.cell(c).map(|x| &x.value) != b.cell(c).map(|x| &x.value))
 }
 
-fn same_cell(a: Option<&Cell>, b: Option<&Cell>) -> bool {
+fn same_column(a: &RowState, b: &RowState, c: usize) -> bool {
     if planted::on("pending_ends_by_value") {
-        return a.map(|c| &c.value) == b.map(|c| &c.value);
+        return a.cell(c).map(|c| &c.value) == b.cell(c).map(|c| &c.value);
     }
-    a == b
+    a.cell_eq(b, c)
 }
 
 /// Names and values of a row, for people.

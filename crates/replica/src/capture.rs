@@ -9,8 +9,8 @@ use crate::registry::{Affinity, Table, affinity, is_inexact};
 use crate::schema::parse::{parse_index, parse_table};
 use crate::tx::{Role, Tx};
 use rusqlite::params;
-use syncline_core::planted;
 use syncline_core::schema::{IndexPart, quote};
+use syncline_core::{Policy, Value, planted};
 
 /// What a log entry says happened.
 pub(crate) mod op {
@@ -19,6 +19,8 @@ pub(crate) mod op {
     pub const DELETE: i64 = 3;
     /// The row may be gone: look.
     pub const CHECK: i64 = 4;
+    /// What texts were before an INSERT that may replace their row.
+    pub const WAS: i64 = 5;
 }
 
 /// Bits of a mask that fit SQLite's INTEGER without its sign.
@@ -63,7 +65,19 @@ pub(crate) fn triggers(t: &Table, generation: i64) -> Vec<(String, String)> {
     add("delete", "AFTER DELETE", "", vec![log(&op::DELETE.to_string(), "OLD", "0", ""), image("OLD", "")]);
     let moved = format!(" WHERE NOT ({})", same_key("OLD", "NEW"));
     let after = format!("CASE WHEN {} THEN {} ELSE {} END", same_key("OLD", "NEW"), op::UPDATE, op::INSERT);
-    add("update", "AFTER UPDATE", "", vec![log(&op::DELETE.to_string(), "OLD", "0", &moved), image("OLD", &moved), log(&after, "NEW", &mask(t), "")]);
+    let mut updated = vec![log(&op::DELETE.to_string(), "OLD", "0", &moved), image("OLD", &moved), log(&after, "NEW", &mask(t), "")];
+    updated.extend(old_texts(t, "OLD", &format!(" WHERE {} AND ({})", same_key("OLD", "NEW"), text_edited(t))));
+    let is_there = format!(" FROM {name} AS t WHERE {}", same_key("t", "NEW"));
+    if let Some(was) = old_texts(t, "t", &is_there) {
+        add("was", "BEFORE INSERT", "", vec![log(&op::WAS.to_string(), "t", "0", &is_there), was]);
+    }
+    add("update", "AFTER UPDATE", "", updated);
+    for (when, name) in [("BEFORE INSERT", "fits_insert"), ("BEFORE UPDATE", "fits_update")] {
+        let checks: Vec<String> = t.policies.special_columns().filter(|(c, _)| t.shown.contains(c)).filter_map(|(c, p)| fits(t, c, p)).collect();
+        if !checks.is_empty() {
+            add(name, when, "", checks);
+        }
+    }
     for (i, parts) in displacing(t).iter().enumerate() {
         let Some(clash) = clash(t, parts) else { continue };
         let from = format!(" FROM {name} AS t WHERE {clash} AND NOT ({})", same_key("t", "NEW"));
@@ -72,6 +86,38 @@ pub(crate) fn triggers(t: &Table, generation: i64) -> Vec<(String, String)> {
         add(&format!("displaced_by_{i}"), &updates_of(t, parts), "", body());
     }
     out
+}
+
+/// Copies what a text was before an edit of it, beside the edit's entry: what the row state does not have while nothing was edited.
+fn old_texts(t: &Table, side: &str, from: &str) -> Option<String> {
+    let columns: String = texts(t).map(|c| format!(", c{c}")).collect();
+    let values: String = texts(t).map(|c| format!(", {side}.{}", quote(&t.columns[c].name))).collect();
+    (!columns.is_empty()).then(|| format!("INSERT INTO {}(id{columns}) SELECT (SELECT max(id) FROM _syncline_log){values}{from};", image_log(t.n)))
+}
+
+fn text_edited(t: &Table) -> String {
+    texts(t).map(|c| format!("NOT {}", same("OLD", "NEW", &t.columns[c].name, false))).collect::<Vec<_>>().join(" OR ")
+}
+
+fn texts(t: &Table) -> impl Iterator<Item = usize> + '_ {
+    t.policies.special_columns().filter(|(c, p)| *p == Policy::Text && t.shown.contains(c)).map(|x| x.0)
+}
+
+/// Refuses a value that its column's policy cannot merge where it is written, as far as SQL that every SQLite has can tell.
+fn fits(t: &Table, c: usize, policy: Policy) -> Option<String> {
+    let name = &t.columns[c].name;
+    let column = format!("NEW.{}", quote(name));
+    let misfit = match policy {
+        Policy::Counter => format!("typeof({column}) NOT IN ('integer', 'null')"),
+        Policy::Text => format!("typeof({column}) NOT IN ('text', 'null')"),
+        Policy::Set | Policy::GSet => {
+            format!("{column} IS NOT NULL AND (typeof({column}) <> 'text' OR NOT trim({column}, char(32, 9, 10, 13)) GLOB '[[]*]')")
+        }
+        _ => return None,
+    };
+    let what = policy.misfit(&Value::Blob(vec![]))?;
+    let message = format!("type: column {name}: {what}").replace('\'', "''");
+    Some(format!("SELECT RAISE(ABORT, '{message}') WHERE {misfit};"))
 }
 
 /// Whether two rows have the same bytes in a column. `IS` alone calls 1 and 1.0 equal, and 'a' and 'A' under NOCASE.

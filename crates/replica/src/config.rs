@@ -8,6 +8,8 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
+use syncline_core::Policy;
+use syncline_core::policy::REJECT;
 use syncline_core::schema::Priority;
 
 /// What syncline.toml says.
@@ -30,13 +32,15 @@ pub struct TableConfig {
     pub local: bool,
     /// What goes first.
     pub priority: Priority,
-    /// Merge policy of its columns; only `lww` in this version.
+    /// Merge policy of its columns, as far as they can have it, or `reject`.
     pub policy: Option<String>,
     /// Columns by name.
     pub columns: BTreeMap<String, ColumnConfig>,
-    on_delete: Option<OnDelete>,
+    /// Whether a deletion beats edits that it had not seen.
+    pub on_delete: OnDelete,
+    /// Columns that share one stamp.
+    pub groups: Vec<Vec<String>>,
     scope: Option<ScopeConfig>,
-    groups: Vec<Vec<String>>,
     unread: Option<UnreadConfig>,
     on_reject: Option<String>,
 }
@@ -44,7 +48,7 @@ pub struct TableConfig {
 /// What it says of one column: a policy alone, or a table of settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ColumnConfig {
-    /// Merge policy; only `lww` in this version.
+    /// Merge policy.
     pub policy: Option<String>,
     /// Never leaves this device.
     pub local: bool,
@@ -52,10 +56,14 @@ pub struct ColumnConfig {
     pub caution: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// What becomes of a row that one deletes while another edits it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum OnDelete {
+pub enum OnDelete {
+    /// It lives.
+    #[default]
     KeepEdit,
+    /// It is gone; the edit is in the journal.
     DeleteWins,
 }
 
@@ -75,6 +83,7 @@ struct UnreadConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct TimeConfig {
+    /// Text that is an RFC 3339 timestamp always compares as time under `max` and `min`; naming the columns says so to people.
     columns: Vec<String>,
 }
 
@@ -89,7 +98,6 @@ pub enum ConfigError {
     NotYet(String),
 }
 
-const POLICIES: [&str; 10] = ["lww", "server", "ask", "counter", "max", "min", "gset", "set", "text", "reject"];
 const CAUTIONS: [&str; 3] = ["personal", "financial", "health"];
 
 impl Config {
@@ -98,9 +106,6 @@ impl Config {
         let config: Config = toml::from_str(text).map_err(|e| ConfigError::Malformed(e.to_string().trim_end().to_owned()))?;
         for (name, table) in &config.tables {
             check_table(name, table)?;
-        }
-        if !config.time.columns.is_empty() {
-            return Err(ConfigError::NotYet("[time] columns".into()));
         }
         Ok(config)
     }
@@ -120,7 +125,11 @@ impl TableConfig {
 
 fn check_table(name: &str, table: &TableConfig) -> Result<(), ConfigError> {
     let not_yet = |what: &str| Err(ConfigError::NotYet(format!("[table.{name}] {what}")));
-    check_policy(&format!("[table.{name}] policy"), &table.policy)?;
+    if table.policy.as_deref() == Some(REJECT) {
+        return not_yet("policy = \"reject\"");
+    } else {
+        check_policy(&format!("[table.{name}] policy"), &table.policy)?;
+    }
     for (column, config) in &table.columns {
         let place = format!("[table.{name}] column `{column}`");
         check_policy(&place, &config.policy)?;
@@ -128,14 +137,8 @@ fn check_table(name: &str, table: &TableConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::Malformed(format!("{place}: unknown caution `{caution}`, expected one of {}", CAUTIONS.join(", "))));
         }
     }
-    if table.on_delete == Some(OnDelete::DeleteWins) {
-        return not_yet("on_delete = \"delete_wins\"");
-    }
     if table.scope.is_some() {
         return not_yet("scope");
-    }
-    if !table.groups.is_empty() {
-        return not_yet("groups");
     }
     if table.unread.is_some() {
         return not_yet("unread");
@@ -147,10 +150,13 @@ fn check_table(name: &str, table: &TableConfig) -> Result<(), ConfigError> {
 }
 
 fn check_policy(place: &str, policy: &Option<String>) -> Result<(), ConfigError> {
+    let words = || Policy::ALL.map(|p| p.0).join(", ");
     match policy.as_deref() {
-        None | Some("lww") => Ok(()),
-        Some(known) if POLICIES.contains(&known) => Err(ConfigError::NotYet(format!("{place} = \"{known}\""))),
-        Some(unknown) => Err(ConfigError::Malformed(format!("{place}: unknown policy `{unknown}`, expected one of {}", POLICIES.join(", ")))),
+        Some(REJECT) => Err(ConfigError::Malformed(format!("{place}: `{REJECT}` is for a whole table, not a column; a column is one of {}", words()))),
+        Some(word) if Policy::parse(word).is_none() => {
+            Err(ConfigError::Malformed(format!("{place}: unknown policy `{word}`, expected one of {}, or {REJECT} for a table", words())))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -195,8 +201,10 @@ mod tests {
             schema_version = 3
             [table.jobs]
             priority = "high"
-            on_delete = "keep_edit"
-            columns = { status = "lww", note = { local = true }, fee = { policy = "lww", caution = "financial" } }
+            on_delete = "delete_wins"
+            policy = "server"
+            groups = [["amount", "currency"]]
+            columns = { status = "lww", hours = "counter", note = { local = true }, fee = { policy = "lww", caution = "financial" } }
             [table.Drafts]
             local = true
         "#;
@@ -207,6 +215,9 @@ mod tests {
         assert_eq!(jobs.priority, Priority::High);
         assert_eq!(jobs.column("STATUS").unwrap().policy.as_deref(), Some("lww"));
         assert!(jobs.column("note").unwrap().local);
+        assert_eq!(jobs.column("hours").unwrap().policy.as_deref(), Some("counter"));
+        assert_eq!((jobs.on_delete, jobs.policy.as_deref()), (OnDelete::DeleteWins, Some("server")));
+        assert_eq!(jobs.groups, [["amount", "currency"]]);
         assert_eq!(jobs.column("fee").unwrap().caution.as_deref(), Some("financial"));
         assert_eq!(Config::parse("").unwrap(), Config::default());
     }
@@ -214,16 +225,10 @@ mod tests {
     #[test]
     fn what_later_versions_do_is_refused_by_name() {
         for (text, what) in [
-            ("[table.a]\ncolumns = { n = \"counter\" }", "column `n` = \"counter\""),
-            ("[table.a]\ncolumns = { n = { policy = \"text\" } }", "column `n` = \"text\""),
-            ("[table.a]\npolicy = \"reject\"", "policy = \"reject\""),
             ("[table.a]\nscope = { column = \"team\" }", "scope"),
             ("[table.a]\nscope = { via = \"job\" }", "scope"),
-            ("[table.a]\non_delete = \"delete_wins\"", "delete_wins"),
-            ("[table.a]\ngroups = [[\"a\", \"b\"]]", "groups"),
             ("[table.a]\nunread = { author = \"sender\" }", "unread"),
             ("[table.a]\non_reject = \"keep\"", "on_reject"),
-            ("[time]\ncolumns = [\"at\"]", "[time]"),
         ] {
             let error = Config::parse(text).unwrap_err();
             assert!(matches!(&error, ConfigError::NotYet(_)), "{text}: {error}");
@@ -240,6 +245,8 @@ mod tests {
             ("[table.a]\npriority = \"urgent\"", "urgent", "normal"),
             ("[table.a]\non_delete = \"never\"", "never", "keep_edit"),
             ("[table.a]\npolicy = \"lwww\"", "lwww", "counter"),
+            ("[table.a]\ncolumns = { n = \"count\" }", "count", "counter"),
+            ("[table.a]\ncolumns = { n = { policy = \"reject\" } }", "reject", "whole table"),
             ("[table.a]\ncolumns = { c = { caution = \"secret\" } }", "secret", "financial"),
             ("[scope.a]\nx = 1", "scope", "table"),
         ] {

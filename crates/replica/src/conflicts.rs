@@ -231,7 +231,7 @@ impl Tx<'_> {
     fn end_shelved(&mut self, scope: &Scope, t: &Table, mut row: RowRecord) -> Result<()> {
         let writer = self.writer()?;
         let now = syncline_core::Hlc::from_ms(self.env.now_ms);
-        row.state.delete(syncline_core::Stamp { hlc: now.max(row.state.next_hlc()), writer });
+        row.state.delete(syncline_core::Stamp { hlc: now.max(row.state.next_hlc()), writer }, &t.policies);
         self.unshelve_note(scope, t, &row.key)?;
         self.note_local(scope, t, &mut row, &syncline_core::ColSet::liveness(), false, Seq(0))
     }

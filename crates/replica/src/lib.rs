@@ -14,6 +14,7 @@ pub mod conflicts;
 pub mod error;
 pub mod exchange;
 pub mod open;
+pub mod policies;
 pub mod push;
 pub mod read;
 pub mod registry;

@@ -97,8 +97,15 @@ impl Tx<'_> {
     pub fn init(&mut self, options: &SyncOptions) -> Result<Introspection> {
         let found = introspect(self.conn, options)?;
         let mut fresh = Vec::new();
+        let attached = self.meta::<String>("device_id")?.is_some();
         for def in &found.schema.tables {
             let known = self.registry()?.find(&def.name);
+            let mut def = def.clone();
+            if let Some(known) = known.as_ref().filter(|t| attached && t.generation > 0) {
+                // Which rule a column merges by is the same everywhere: here it is the authority's word.
+                def.adopt_rules(&known.def);
+            }
+            let def = &def;
             let same = known.as_ref().is_some_and(|t| t.present && t.def == *def);
             let locals: Vec<&str> = found.local_columns.get(&def.name).map(|l| l.iter().map(String::as_str).collect()).unwrap_or_default();
             self.set_meta(&format!("local:{}", def.name.to_lowercase()), serde_json::to_string(&locals).unwrap_or_default())?;
@@ -109,6 +116,7 @@ impl Tx<'_> {
         }
         for n in fresh {
             self.install_capture(n)?;
+            self.adopt_policies(n)?;
             self.show_table(n)?;
             self.reconcile(n, false)?;
         }
@@ -127,6 +135,7 @@ impl Tx<'_> {
                 .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE)", [&def.name], |r| r.get::<_, bool>(0))
                 .doing("looking for a table")?;
             if exists {
+                self.adopt_table(def)?;
                 continue;
             }
             for sql in device_ddl(def) {

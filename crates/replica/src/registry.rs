@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use syncline_core::digest::name_hash;
 use syncline_core::schema::{TableDef, quote};
-use syncline_core::{ColSet, Key, RowState, TableRef, Value};
+use syncline_core::{ColSet, Key, Policies, RowState, TableRef, Value, planted};
 
 /// A column outside the key whose values travel.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// Numbers of the columns that the table has here.
     pub shown: Vec<usize>,
+    /// How its columns merge.
+    pub policies: Policies,
     /// Part of every row's hash.
     pub name_hash: u64,
     /// (column, hash of its name), in order of the hashes.
@@ -99,7 +101,11 @@ impl Table {
         let marks = (1..=into.len()).map(|i| format!("?{i}")).collect::<Vec<_>>().join(", ");
         let mut hash_columns: Vec<(usize, u64)> = columns.iter().enumerate().map(|(c, col)| (c, name_hash(&col.name))).collect();
         hash_columns.sort_by_key(|x| x.1);
+        let names: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
+        // What cannot be was refused when the table was declared.
+        let policies = Policies::of(&def, &names).unwrap_or_default();
         Table {
+            policies,
             select: format!("SELECT {select_list} FROM {name} WHERE {place}"),
             insert: format!("INSERT OR ABORT INTO {name}({}) VALUES({marks})", into.join(", ")),
             delete: format!("DELETE FROM {name} WHERE {place}"),
@@ -128,6 +134,21 @@ impl Table {
     /// Returns the whole set: liveness and all columns.
     pub fn all_columns(&self) -> ColSet {
         ColSet::all(self.columns.len())
+    }
+
+    /// Adds to columns with the time of their writing those that share a stamp with one of them.
+    pub fn with_groups(&self, times: &[(usize, i64)]) -> Vec<(usize, i64)> {
+        let mut out = times.to_vec();
+        for (c, ms) in times {
+            for other in self.policies.group_of(*c) {
+                match out.iter_mut().find(|x| x.0 == *other) {
+                    Some(x) => x.1 = x.1.max(*ms),
+                    None if planted::on("group_split") => {}
+                    None => out.push((*other, *ms)),
+                }
+            }
+        }
+        out
     }
 
     fn with_key<T>(&self, scope: &Scope, key: &Key, more: &[&dyn ToSql], run: impl FnOnce(&[&dyn ToSql]) -> rusqlite::Result<T>) -> Result<T> {

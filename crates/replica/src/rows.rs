@@ -156,7 +156,9 @@ impl RowRecord {
             while !from.is_empty() {
                 let c = from.number().doing("reading an image")? as usize;
                 let value = Value::decode(&mut from).doing("reading an image")?;
-                if let Some(Some(cell)) = self.state.cells.get_mut(c) {
+                if !self.state.is_derived(c)
+                    && let Some(Some(cell)) = self.state.cells.get_mut(c)
+                {
                     cell.value = value;
                 }
             }
@@ -168,10 +170,12 @@ impl RowRecord {
         }
         Ok(())
     }
-    /// Puts a business row's values into the cells that were ever written.
+    /// Puts a business row's values into the cells that were ever written; not where the value follows from the state.
     pub fn fill(&mut self, table: &Table, values: Vec<Value>) {
         for (c, value) in table.shown.iter().zip(values) {
-            if let Some(Some(cell)) = self.state.cells.get_mut(*c) {
+            if !self.state.is_derived(*c)
+                && let Some(Some(cell)) = self.state.cells.get_mut(*c)
+            {
                 cell.value = value;
             }
         }
@@ -190,6 +194,7 @@ impl RowRecord {
             let in_table = self.kind == Kind::Shown && table.columns.get(c).is_some_and(|col| col.present);
             if let Some(cell) = cell
                 && !in_table
+                && !self.state.is_derived(c)
             {
                 put(&mut out, c as u64);
                 cell.value.encode(&mut out);

@@ -227,6 +227,12 @@ pub fn take_schema(tx: &mut Tx, theirs: &syncline_core::Schema) -> Result<(), Ap
             tx.install_capture(n)?;
         }
     }
+    for def in &theirs.tables {
+        match tx.change_policies(def) {
+            Err(Error::Refused(why)) => return Err(ApiError::BadRequest(why)),
+            changed => drop(changed?),
+        }
+    }
     if merged.schema.version > 0 {
         tx.set_meta("schema_version", merged.schema.version as i64)?;
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use syncline_core::digest::{chain_of, first_chain};
 use syncline_core::schema::Action;
 use syncline_core::{
-    Acked, BundleId, Chain, ColSet, DeviceId, Hlc, Key, Limits, Nonce, Outcome, Push, Reason, Refusal, RowState, Seq, SourceId, Stamp, planted,
+    Acked, BundleId, Chain, ColSet, DeviceId, Extra, Hlc, Key, Limits, Nonce, Outcome, Push, Reason, Refusal, RowState, Seq, SourceId, Stamp, planted,
 };
 use syncline_replica::apply::strangers;
 use syncline_replica::{Absorbed, Clash, Doing, Error, Incoming, Kind, RowRecord, Scope, Table, Tx, number};
@@ -288,8 +288,9 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
         if decoded.state.gravestone || !decoded.state.live.iter().all(|d| decoded.state.ctx.covers(&d.stamp)) {
             return Err(ApiError::BadRequest("a row whose context does not cover its own writes".into()));
         }
+        check_entries(&decoded.state).map_err(ApiError::BadRequest)?;
         let mut mask = ColSet::liveness();
-        let mut state = RowState { cells: vec![], ..decoded.state.clone() };
+        let mut state = decoded.state.without_columns();
         let mut unknown = None;
         for c in decoded.present.columns() {
             let cell = decoded.state.cell(c);
@@ -298,7 +299,7 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
             }
             match map[c] {
                 Some(to) => {
-                    state.set_cell(to, cell.cloned());
+                    state.take_column(to, &decoded.state, c);
                     mask.insert(to);
                 }
                 None => unknown = Some(push.rows.tables[row.table as usize].columns[c].clone()),
@@ -310,6 +311,8 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
         if size > limits.row_bytes {
             let message = format!("the row has {size} bytes; the server takes at most {}", limits.row_bytes);
             refused.add(tx, scope, &pushed, Reason::TooLarge, message)?;
+        } else if let Some(why) = misfit(table, &pushed.incoming) {
+            refused.add(tx, scope, &pushed, Reason::Type, why)?;
         } else if let Some(column) = unknown {
             let message = format!("the server does not know the column `{column}` yet; attach again with a new token, that takes the schema to it");
             refused.add(tx, scope, &pushed, Reason::Rule, message)?;
@@ -317,6 +320,31 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
         out.push(pushed);
     }
     Ok(if refused.total == 0 { Translated::Rows(out) } else { Translated::Refused(refused) })
+}
+
+/// Refuses what columns keep beside their values if the row's context does not cover it, or if it is no edit of a text.
+fn check_entries(state: &RowState) -> Result<(), String> {
+    for (_, extra) in &state.extras {
+        let mut covered = true;
+        extra.stamps(&mut |s| covered &= state.ctx.covers(s) || state.ground.covers(s));
+        if !covered {
+            return Err("a row whose context does not cover what its columns keep".into());
+        }
+        if let Extra::Text(lives) = extra
+            && lives.iter().any(|l| syncline_core::text::read(l.seed.as_str().unwrap_or_default(), &l.edits).is_none())
+        {
+            return Err("an edit of a text that does not read as one".into());
+        }
+    }
+    Ok(())
+}
+
+/// Finds the first value that its column's policy does not take.
+fn misfit(t: &Table, x: &Incoming) -> Option<String> {
+    x.mask.columns().find_map(|c| {
+        let why = t.policies.column(c).misfit(&x.state.cell(c)?.value)?;
+        Some(format!("column `{}`: {why}", t.columns.get(c)?.name))
+    })
 }
 
 /// Returns the latest time in a state. All of it, although an honest context covers the rest: a ground from the future would
@@ -530,6 +558,9 @@ fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mu
     if row.is_new() && x.state.ground.is_empty() {
         // Nothing to merge with: the state is what was sent.
         row.state = x.state.clone();
+        if !row.state.confirm(&t.policies, seq).is_empty() {
+            written.altered.insert((t.n, x.key.clone()));
+        }
         if !row.state.is_dead() {
             t.insert(tx, scope, &x.key, &row.state)?;
             row.kind = Kind::Shown;
@@ -542,7 +573,9 @@ fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mu
     let before = row.state.clone();
     let (was_dead, was_shown) = (row.state.is_dead(), row.is_shown());
     let was_gravestone = row.kind == Kind::Gravestone;
-    let mut changed = row.state.merge(&x.state, &x.mask);
+    let merged = row.state.merge(&x.state, &x.mask, &t.policies);
+    let mut changed = merged.changed;
+    row.state.confirm(&t.policies, seq).into_iter().for_each(|c| changed.insert(c));
     let as_sent = is_as_sent(&row.state, x);
     let born = was_dead && !row.state.is_dead();
     if born && was_gravestone {
@@ -550,7 +583,7 @@ fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mu
     }
     if !as_sent && !planted::on("unequal_not_numbered") {
         // Numbered too, although nothing changed here: the sender must hear what it has not got.
-        for c in x.mask.columns().filter(|c| row.state.cell(*c) != x.state.cell(*c)) {
+        for c in x.mask.columns().filter(|c| !row.state.cell_eq(&x.state, *c)) {
             changed.insert(c);
         }
         changed.insert_liveness();
@@ -574,7 +607,7 @@ fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mu
 
 /// Whether the merged state is exactly what was sent, in all that was sent.
 fn is_as_sent(state: &RowState, x: &Incoming) -> bool {
-    state.ctx == x.state.ctx && state.ground == x.state.ground && state.live == x.state.live && x.mask.columns().all(|c| state.cell(c) == x.state.cell(c))
+    state.ctx == x.state.ctx && state.ground == x.state.ground && state.live == x.state.live && x.mask.columns().all(|c| state.cell_eq(&x.state, c))
 }
 
 fn show(tx: &mut Tx, scope: &Scope, t: &Table, row: &mut RowRecord, before: &RowState, was_shown: bool) -> Result<(), Error> {

@@ -552,12 +552,12 @@ fn states_that_no_device_comes_to_are_refused() {
     server.push(&mut anna, note_with(|s| s.cells[0].as_mut().unwrap().stamp = other)).refused(400, "bad_request");
     server.push(&mut anna, note_with(|s| s.ctx = Vv::default())).refused(400, "bad_request");
     let gravestone = |s: &mut RowState| {
-        s.delete(stamp(now_ms()));
+        s.delete(stamp(now_ms()), &Policies::default());
         s.collect();
     };
     server.push(&mut anna, note_with(gravestone)).refused(400, "bad_request");
     let flagged = |s: &mut RowState| {
-        s.delete(stamp(now_ms()));
+        s.delete(stamp(now_ms()), &Policies::default());
         s.gravestone = true;
     };
     server.push(&mut anna, note_with(flagged)).refused(400, "bad_request");

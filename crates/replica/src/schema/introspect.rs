@@ -7,7 +7,7 @@ mod checks;
 mod local;
 
 use super::{Refused, SCOPE_COLUMN, SchemaError, is_reserved, same, validate};
-use crate::config::{Config, TableConfig};
+use crate::config::{Config, OnDelete, TableConfig};
 use catalog::{Entry, Kind};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
@@ -109,6 +109,7 @@ fn read_table(
     }
     def.indexes = parsed.indexes.into_iter().map(|index| index.def).collect();
     def.indexes.sort_by(|a, b| a.name.cmp(&b.name));
+    refused.extend(checks::policies(conn, &def, config)?);
     warn_of_names(&def, &mut found.warnings);
     Ok(Some(def))
 }
@@ -120,6 +121,8 @@ fn apply_options(def: &mut TableDef, config: Option<&TableConfig>, options: &Syn
     let Some(config) = config else { return };
     def.options.priority = config.priority;
     def.options.policy = config.policy.clone();
+    def.options.delete_wins = config.on_delete == OnDelete::DeleteWins;
+    def.options.groups = config.groups.clone();
     for column in &mut def.columns {
         if let Some(of) = config.column(&column.name) {
             column.policy = of.policy.clone();

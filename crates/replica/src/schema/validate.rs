@@ -57,6 +57,7 @@ fn check_table(table: &TableDef, schema: &Schema) -> Result<(), Flaw> {
             check_expression(default, &TableDef::default()).map_err(|why| (column.name.clone(), why))?;
         }
     }
+    crate::policies::check(table).map_err(|why| flaw("", &why))?;
     for check in &table.checks {
         check_expression(check, table).map_err(|why| ("CHECK".to_owned(), why))?;
     }

@@ -2,10 +2,12 @@
 
 use super::SyncOptions;
 use super::catalog::{TableText, sqlite};
+use crate::config::TableConfig;
 use crate::schema::validate::{is_key_of, is_plain_type};
 use crate::schema::{COLUMNS_MAX, Refused, SchemaError, same};
 use rusqlite::{Connection, OptionalExtension};
 use syncline_core::schema::{IntegerKeys, Schema, TableDef, quote};
+use syncline_core::{Policies, Policy, Value};
 
 /// Returns all reasons that lie in the table itself.
 pub(super) fn table(conn: &Connection, text: &TableText, options: &SyncOptions) -> Result<Vec<Refused>, SchemaError> {
@@ -110,6 +112,42 @@ pub(super) fn foreign_keys(schema: &mut Schema, refused: &mut Vec<Refused>) {
             }
         }
     }
+}
+
+/// Refuses rules that cannot be, and values in the table that its rules do not take.
+pub(super) fn policies(conn: &Connection, def: &TableDef, config: Option<&TableConfig>) -> Result<Vec<Refused>, SchemaError> {
+    let mut out = Vec::new();
+    if let Err(why) = crate::policies::check(def) {
+        out.push(Refused::new(&def.name, why, "correct it in syncline.toml"));
+        return Ok(out);
+    }
+    if let Some(name) = config.iter().flat_map(|c| &c.groups).flatten().find(|name| def.column(name).is_none()) {
+        out.push(Refused::new(&def.name, format!("group: it has no column `{name}`"), "correct the name in syncline.toml"));
+    }
+    let names: Vec<&str> = def.stored_columns().map(|c| c.name.as_str()).collect();
+    let Ok(policies) = Policies::of(def, &names) else { return Ok(out) };
+    for (c, policy) in policies.special_columns() {
+        let column = quote(names[c]);
+        let misfit = match policy {
+            Policy::Counter => format!("typeof({column}) NOT IN ('integer', 'null')"),
+            Policy::Text => format!("typeof({column}) NOT IN ('text', 'null')"),
+            Policy::Set | Policy::GSet => {
+                format!("{column} IS NOT NULL AND CASE WHEN typeof({column}) = 'text' AND json_valid({column}) THEN json_type({column}) <> 'array' ELSE 1 END")
+            }
+            _ => continue,
+        };
+        let sql = format!("SELECT 1 FROM main.{} WHERE {misfit} LIMIT 1", quote(&def.name));
+        let hit = conn.query_row(&sql, [], |_| Ok(())).optional().map_err(sqlite(format!("looking at column `{}` of table `{}`", names[c], def.name)))?;
+        if hit.is_some() {
+            let what = policy.misfit(&Value::Blob(vec![])).unwrap_or_default();
+            out.push(Refused::new(
+                &def.name,
+                format!("column `{}` holds something else: {what}", names[c]),
+                "mend these values, or give the column another policy",
+            ));
+        }
+    }
+    Ok(out)
 }
 
 fn key_columns(def: &TableDef) -> impl Iterator<Item = &str> {
