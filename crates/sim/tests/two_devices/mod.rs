@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use syncline::session::{Session, Step, Summary};
 use syncline_core::schema::{IntegerKeys, quote};
 use syncline_core::{DeviceId, EnrolRequest, Limits};
+use syncline_replica::config::Config;
 use syncline_replica::schema::SyncOptions;
 use syncline_replica::{Env, Replica, Role};
 use syncline_server::{Authority, Caller};
@@ -70,6 +71,27 @@ impl World {
     /// A has these tables, in a file that other processes can open.
     pub fn on_files(schema: &str) -> World {
         World::make(schema, "", "", true)
+    }
+    /// A has these tables and this syncline.toml.
+    pub fn with_config(schema: &str, config: &str) -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let mut se = env(99);
+        let mut authority = Authority::open(Connection::open_in_memory().unwrap(), &mut se).unwrap();
+        let mut a = device_with(&mut authority, &mut se, schema, 1, None, config).unwrap();
+        sync(&mut authority, &mut se, &mut a);
+        let b = device_with(&mut authority, &mut se, "", 2, None, "").unwrap();
+        World { authority, env: se, a, b, _dir: dir }
+    }
+    /// One more device, with tables and a syncline.toml of its own.
+    pub fn another(&mut self, schema: &str, config: &str) -> Device {
+        device_with(&mut self.authority, &mut self.env, schema, 3, None, config).unwrap()
+    }
+    /// Why one more device may not join.
+    pub fn another_error(&mut self, schema: &str, config: &str) -> String {
+        device_with(&mut self.authority, &mut self.env, schema, 3, None, config).err().unwrap()
+    }
+    pub fn sync(&mut self, d: &mut Device) -> Summary {
+        sync(&mut self.authority, &mut self.env, d)
     }
     /// Both devices run `after` once they are attached: triggers and derived tables of the app.
     pub fn with_app_sql(schema: &str, after: &str) -> World {
@@ -136,7 +158,18 @@ impl World {
     }
 }
 
+/// Why `init` refuses these tables with this syncline.toml.
+pub fn init_error(schema: &str, config: &str) -> String {
+    let mut se = env(99);
+    let mut authority = Authority::open(Connection::open_in_memory().unwrap(), &mut se).unwrap();
+    device_with(&mut authority, &mut se, schema, 1, None, config).err().expect("init takes it")
+}
+
 pub fn device(authority: &mut Authority, server_env: &mut Env, schema: &str, n: u64, path: Option<PathBuf>) -> Device {
+    device_with(authority, server_env, schema, n, path, "").unwrap()
+}
+
+pub fn device_with(authority: &mut Authority, server_env: &mut Env, schema: &str, n: u64, path: Option<PathBuf>, config: &str) -> Result<Device, String> {
     let conn = match &path {
         Some(path) => Connection::open(path).unwrap(),
         None => Connection::open_in_memory().unwrap(),
@@ -145,13 +178,14 @@ pub fn device(authority: &mut Authority, server_env: &mut Env, schema: &str, n: 
     conn.execute_batch(schema).unwrap();
     let mut env = env(n);
     let mut replica = Replica::open_or_create(conn, Role::Device, &mut env).unwrap();
-    let options = SyncOptions { integer_keys: Some(IntegerKeys::App), ..SyncOptions::default() };
+    let config = Config::parse(config).map_err(|e| e.to_string())?;
+    let options = SyncOptions { integer_keys: Some(IntegerKeys::App), config, ..SyncOptions::default() };
     let schema = replica
         .transact(&mut env, |tx| {
             tx.init(&options)?;
             tx.schema()
         })
-        .unwrap();
+        .map_err(|e| e.to_string())?;
     let token = authority
         .replica
         .transact(server_env, |tx| Ok(syncline_server::accounts::create_token(tx.conn, "anna", [n as u8; 32], 60_000, 1, tx.env.now_ms).unwrap()))
@@ -166,14 +200,14 @@ pub fn device(authority: &mut Authority, server_env: &mut Env, schema: &str, n: 
         platform: "test".into(),
         schema: Some(schema),
     };
-    let answer = authority.enrol(server_env, &request).unwrap();
+    let answer = authority.enrol(server_env, &request).map_err(|e| e.to_string())?;
     replica
         .transact(&mut env, |tx| {
             tx.create_missing(&answer.schema)?;
             tx.name_scope(1, &answer.scopes[0])
         })
         .unwrap();
-    Device { replica, env, caller: Caller { device_id, account: "anna".into() }, path }
+    Ok(Device { replica, env, caller: Caller { device_id, account: "anna".into() }, path })
 }
 
 pub fn sync(authority: &mut Authority, server_env: &mut Env, d: &mut Device) -> Summary {

@@ -1,0 +1,237 @@
+//! Policies from plain SQL on one device, through the authority's tables, to plain SQL on another.
+
+mod two_devices;
+
+use two_devices::World;
+
+const SCHEMA: &str = "CREATE TABLE c(id TEXT PRIMARY KEY, name TEXT, phone TEXT, visits INTEGER NOT NULL DEFAULT 0, tags TEXT, likes TEXT,
+    note TEXT, seen TEXT, least INTEGER, nick TEXT, price INTEGER, currency TEXT, stock INTEGER);";
+const CONFIG: &str = r#"
+    [table.c]
+    groups = [["price", "currency"]]
+    columns = { visits = "counter", tags = "set", likes = "gset", note = "text", seen = "max", least = "min", nick = "ask", stock = "server" }
+"#;
+
+fn world() -> World {
+    let mut w = World::with_config(SCHEMA, CONFIG);
+    w.a.sql(
+        "INSERT INTO c VALUES('c1', 'Ann', '1', 2, '[\"vip\",\"old\"]', '[\"x\"]', 'buy milk and bread', '2026-01-01T10:00:00Z', 5, 'annie', 10, 'EUR', 7)",
+    );
+    w.b_must_equal_a();
+    w
+}
+
+impl World {
+    fn one(&self, column: &str) -> String {
+        let read =
+            |conn: &rusqlite::Connection| -> String { conn.query_row(&format!("SELECT quote({column}) FROM c WHERE id = 'c1'"), [], |r| r.get(0)).unwrap() };
+        let (a, b, s) = (read(self.a.conn()), read(self.b.conn()), read(self.authority.replica.conn()));
+        assert_eq!((&a, &a), (&b, &s), "{column}");
+        a
+    }
+    /// A set's elements in order of themselves: who was first depends on the clock.
+    fn set(&self, column: &str) -> String {
+        self.one(&format!("(SELECT json_group_array(value ORDER BY value) FROM json_each({column}))"))
+    }
+}
+
+#[test]
+fn both_devices_edits_survive_by_each_columns_rule() {
+    let mut w = world();
+    w.a.sql("UPDATE c SET phone = '22', visits = visits + 3, tags = '[\"vip\",\"new\"]', likes = '[\"x\",\"y\"]', note = 'buy oat milk and bread', seen = '2026-01-02T00:00:00+01:00', least = 9, nick = 'a' WHERE id = 'c1'");
+    w.a.sql("UPDATE c SET visits = visits + 1 WHERE id = 'c1'");
+    w.b.sql("UPDATE c SET name = 'Anna', visits = visits + 4, tags = json_insert(tags, '$[#]', 'gold'), likes = '[]', note = 'buy milk and rye bread', seen = '2026-01-01T23:30:00Z', least = 1, nick = 'b', price = 11 WHERE id = 'c1'");
+    w.must_agree();
+    assert_eq!(w.one("name || phone"), "'Anna22'");
+    assert_eq!(w.one("visits"), "10");
+    assert_eq!(w.set("tags"), r#"'["gold","new","vip"]'"#);
+    assert_eq!(w.one("likes"), r#"'["x","y"]'"#);
+    assert_eq!(w.one("note"), "'buy oat milk and rye bread'");
+    assert_eq!(w.one("seen"), "'2026-01-01T23:30:00Z'");
+    assert_eq!(w.one("least"), "1");
+    assert!(["'a'", "'b'"].contains(&w.one("nick").as_str()));
+    assert_eq!(w.one("price || currency"), "'11EUR'");
+}
+
+#[test]
+fn plain_sql_at_the_authority_is_a_write_by_the_same_rules() {
+    let mut w = world();
+    w.b.sql("UPDATE c SET visits = visits - 1, tags = '[\"old\"]', note = 'buy milk, bread'");
+    w.authority
+        .replica
+        .conn()
+        .execute_batch("UPDATE c SET visits = visits + 10, tags = '[\"vip\",\"old\",\"s\"]', note = 'please buy milk and bread', least = 100")
+        .unwrap();
+    w.must_agree();
+    assert_eq!(w.one("visits"), "11");
+    assert_eq!(w.one("tags"), r#"'["old","s"]'"#);
+    assert_eq!(w.one("note"), "'please buy milk, bread'");
+    assert_eq!(w.one("least"), "5");
+}
+
+#[test]
+fn what_does_not_win_is_put_back_where_it_was_written() {
+    let mut w = world();
+    w.a.sql("UPDATE c SET seen = '2020-01-01T00:00:00Z', likes = '[]', least = 6");
+    w.sync_a();
+    let seen: String = w.a.conn().query_row("SELECT seen || likes || least FROM c", [], |r| r.get(0)).unwrap();
+    assert_eq!(seen, r#"2026-01-01T10:00:00Z["x"]5"#);
+    w.must_agree();
+}
+
+#[test]
+fn what_a_policy_cannot_take_is_refused_where_it_is_written() {
+    let w = world();
+    for (sql, what) in [
+        ("UPDATE c SET visits = 'many'", "a counter takes integers"),
+        ("UPDATE c SET visits = 1.5", "a counter takes integers"),
+        ("UPDATE c SET tags = '{}'", "a set takes a JSON array"),
+        ("INSERT INTO c(id, note) VALUES('c9', x'00')", "a text column takes text"),
+    ] {
+        let error = w.a.conn().execute_batch(sql).unwrap_err().to_string();
+        assert!(error.contains(what) && error.contains("type"), "{sql}: {error}");
+    }
+    w.a.sql("UPDATE c SET visits = NULL WHERE 0; UPDATE c SET tags = ' [1, 2] '");
+}
+
+#[test]
+fn a_value_that_only_looks_like_a_set_changes_nothing() {
+    let mut w = world();
+    w.a.sql("UPDATE c SET tags = '[broken]', phone = '9'");
+    w.must_agree();
+    assert_eq!(w.one("tags || phone"), r#"'["vip","old"]9'"#);
+}
+
+#[test]
+fn two_inserts_of_one_key_are_one_row_and_both_count() {
+    let mut w = World::with_config(SCHEMA, CONFIG);
+    w.a.sql("INSERT INTO c(id, visits, tags, note) VALUES('c1', 3, '[\"a\"]', 'one')");
+    w.b.sql("INSERT INTO c(id, visits, tags, note) VALUES('c1', 4, '[\"b\"]', 'two')");
+    w.must_agree();
+    assert_eq!(w.one("visits"), "7");
+    assert_eq!(w.set("tags"), r#"'["a","b"]'"#);
+    w.a.sql("UPDATE c SET visits = visits + 1, note = note || ' and a'");
+    w.b.sql("UPDATE c SET visits = visits + 1, note = note || ' and b'");
+    w.must_agree();
+    assert_eq!(w.one("visits"), "9");
+    assert!(w.one("note").contains("and a") && w.one("note").contains("and b"), "{}", w.one("note"));
+}
+
+#[test]
+fn a_row_inserted_anew_counts_from_nothing() {
+    let mut w = world();
+    w.a.sql("DELETE FROM c; INSERT INTO c(id, visits, tags) VALUES('c1', 1, '[\"n\"]')");
+    w.must_agree();
+    assert_eq!(w.one("visits || tags"), r#"'1["n"]'"#);
+    w.a.sql("DELETE FROM c");
+    w.sync_a();
+    w.a.sql("INSERT INTO c(id, visits, tags) VALUES('c1', 5, NULL)");
+    w.b.sql("UPDATE c SET visits = visits + 100, tags = '[\"late\"]'");
+    w.must_agree();
+    assert_eq!(w.one("visits"), "5");
+}
+
+#[test]
+fn an_upsert_is_an_edit_of_what_was_there() {
+    let mut w = world();
+    w.a.sql("INSERT OR REPLACE INTO c(id, visits, tags, note) VALUES('c1', 5, '[\"vip\"]', 'buy milk and butter')");
+    w.b.sql("INSERT INTO c(id, visits, note) VALUES('c1', 1, 'x') ON CONFLICT DO UPDATE SET visits = visits + 2, note = 'always ' || note");
+    w.must_agree();
+    assert_eq!(w.one("visits"), "7");
+    assert_eq!(w.one("note"), "'always buy milk and butter'");
+}
+
+#[test]
+fn a_table_rebuilt_without_triggers_still_counts_differences() {
+    let mut w = world();
+    w.b.sql("UPDATE c SET visits = visits + 1");
+    w.a.sql(&format!(
+        "{}; INSERT INTO n SELECT * FROM c; DROP TABLE c; ALTER TABLE n RENAME TO c; UPDATE c SET visits = visits + 5, tags = '[]'",
+        SCHEMA.trim_end_matches(';').replace("TABLE c(", "TABLE n(")
+    ));
+    w.must_agree();
+    assert_eq!(w.one("visits || tags"), "'8[]'");
+}
+
+#[test]
+fn a_group_moves_as_one() {
+    let mut w = world();
+    w.a.sql("UPDATE c SET price = 20");
+    std::thread::sleep(std::time::Duration::from_millis(3));
+    w.b.sql("UPDATE c SET currency = 'CHF'");
+    w.must_agree();
+    assert_eq!(w.one("price || currency"), "'10CHF'");
+}
+
+#[test]
+fn an_edit_on_the_servers_latest_beats_one_that_did_not_know_it() {
+    let mut w = world();
+    w.a.sql("UPDATE c SET stock = 6");
+    std::thread::sleep(std::time::Duration::from_millis(3));
+    w.b.sql("UPDATE c SET stock = 5");
+    w.sync_a();
+    w.must_agree();
+    assert_eq!(w.one("stock"), "6");
+    w.b.sql("UPDATE c SET stock = 4");
+    w.must_agree();
+    assert_eq!(w.one("stock"), "4");
+}
+
+#[test]
+fn a_deletion_wins_where_it_is_declared_to() {
+    for (setting, left) in [("keep_edit", 1), ("delete_wins", 0)] {
+        let mut w = World::with_config(SCHEMA, &format!("[table.c]\non_delete = \"{setting}\""));
+        w.a.sql("INSERT INTO c(id, name) VALUES('c1', 'Ann')");
+        w.b_must_equal_a();
+        w.a.sql("DELETE FROM c");
+        w.b.sql("UPDATE c SET name = 'Anna'");
+        w.sync_a();
+        w.must_agree();
+        let n: i64 = w.a.conn().query_row("SELECT count(*) FROM c", [], |r| r.get(0)).unwrap();
+        assert_eq!(n, left, "{setting}");
+    }
+}
+
+#[test]
+fn a_policy_that_cannot_be_is_refused_with_the_reason() {
+    for (config, what) in [
+        ("[table.c]\ncolumns = { name = \"counter\" }", "a counter is an INTEGER column"),
+        ("[table.c]\ncolumns = { visits = \"text\" }", "a text is a TEXT column"),
+        ("[table.c]\ncolumns = { id = \"ask\" }", "part of the key"),
+        ("[table.c]\ngroups = [[\"price\", \"nothing\"]]", "nothing"),
+        ("[table.c]\ngroups = [[\"price\"]]", "at least two"),
+        ("[table.c]\ncolumns = { price = \"max\" }\ngroups = [[\"price\", \"currency\"]]", "columns of a group are `lww`"),
+        ("[table.c]\ncolumns = { nothing = \"max\" }", "nothing"),
+    ] {
+        let error = two_devices::init_error(SCHEMA, config);
+        assert!(error.contains(what), "{config}: {error}");
+    }
+    let error = two_devices::init_error(&format!("{SCHEMA} INSERT INTO c(id, tags) VALUES('x', 'none')"), "[table.c]\ncolumns = { tags = \"set\" }");
+    assert!(error.contains("tags") && error.contains("JSON array"), "{error}");
+}
+
+#[test]
+fn a_column_becomes_a_counter_while_devices_hold_writes_of_the_old_rule() {
+    let mut w = World::with_config(SCHEMA, "");
+    w.a.sql("INSERT INTO c(id, visits, tags) VALUES('c1', 5, '[1]')");
+    w.b_must_equal_a();
+    w.b.sql("UPDATE c SET visits = 6");
+    // A new device brings the new rule; the others hear of it.
+    let mut c = w.another(SCHEMA, CONFIG);
+    w.sync(&mut c);
+    c.sql("UPDATE c SET visits = visits + 10, tags = '[1,2]'");
+    w.sync(&mut c);
+    w.must_agree();
+    assert_eq!(w.one("visits"), "16");
+    w.a.sql("UPDATE c SET visits = visits + 1, tags = '[1,2,3]'");
+    w.b.sql("UPDATE c SET visits = visits + 1, tags = '[2]'");
+    w.must_agree();
+    assert_eq!(w.one("visits || tags"), "'18[2,3]'");
+}
+
+#[test]
+fn a_counter_does_not_become_a_set() {
+    let mut w = World::with_config(SCHEMA, CONFIG);
+    let error = w.another_error(SCHEMA, "[table.c]\ncolumns = { tags = \"text\" }");
+    assert!(error.contains("`set` at the authority and cannot become `text`"), "{error}");
+}
