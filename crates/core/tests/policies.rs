@@ -183,11 +183,11 @@ fn change(policy: Policy, shown: &Value, id: usize, n: u8, insert: bool) -> (Val
         Policy::Counter => {
             let by = i64::from(n as i8);
             let now = if let Value::Int(x) = shown { *x } else { 0 };
-            if insert && n % 3 == 0 { (Value::Null, Effect::Add(0)) } else { (Value::Int(now + by), Effect::Add(by)) }
+            if insert && n.is_multiple_of(3) { (Value::Null, Effect::Add(0)) } else { (Value::Int(now + by), Effect::Add(by)) }
         }
         Policy::Set | Policy::GSet => {
             let mut all = elements::parse(shown).unwrap_or_default();
-            if insert && n % 3 == 0 {
+            if insert && n.is_multiple_of(3) {
                 return (Value::Null, Effect::Elements { added: vec![], removed: vec![] });
             }
             let wanted: Vec<String> = (0..4).filter(|i| n >> i & 1 == 1).map(|i| format!("\"{i}\"")).collect();
@@ -203,7 +203,7 @@ fn change(policy: Policy, shown: &Value, id: usize, n: u8, insert: bool) -> (Val
             let word = format!("w{id}");
             new.insert(n as usize % (old.len() + 1), word.clone());
             let mut removed = vec![];
-            if n % 3 == 0 && !old.is_empty() {
+            if n.is_multiple_of(3) && !old.is_empty() {
                 let gone = old[n as usize % old.len()].clone();
                 new.retain(|w| *w != gone);
                 removed.push(gone);
@@ -302,6 +302,7 @@ fn merged(a: &RowState, b: &RowState, p: &Policies) -> RowState {
 }
 
 /// Cells beyond the last written column count as not written.
+#[allow(clippy::type_complexity)] // all that a state is made of, to be compared and no more
 fn canonical(state: &RowState) -> (Vec<Dot>, Vv, Vv, Vec<Option<Cell>>, Vec<(usize, Extra)>) {
     (state.live.clone(), state.ctx.clone(), state.ground.clone(), (0..N).map(|c| state.cell(c).cloned()).collect(), state.extras.clone())
 }
