@@ -21,38 +21,43 @@ const fn bug(name: &'static str, rule: &'static str, within: u64) -> Bug {
     Bug { name, rule, within, faults: "" }
 }
 
-/// All of them.
+/// Those that it finds.
 pub const BUGS: &[Bug] = &[
-    bug("earlier_stamp_wins", "the later stamp wins", 500),
+    bug("earlier_stamp_wins", "the later stamp wins", 100),
     bug("context_growth_is_no_change", "grown contexts count as changes (section 3, rule 2)", 2000),
-    bug("no_ground", "an insert over a tombstone raises the ground (rule 5)", 500),
-    bug("partial_taken", "a partial row is refused where there is none (rule 1)", 2000),
+    bug("no_ground", "an insert over a tombstone raises the ground (rule 5)", 2000),
     bug("stamp_below_context", "a new stamp is above all that its row has seen", 500),
-    bug("writer_continued", "every opening has a writer of its own", 500),
-    bug("apply_without_absorb", "absorb comes first in every transaction that applies", 500),
-    bug("displaced_unnoticed", "rows displaced through another unique index are noticed", 1000),
-    bug("capture_not_mended", "dropped triggers are installed anew, and the table compared", 1000),
-    bug("nonce_ignored", "an acknowledgement counts only with one of our nonces", 2000),
-    bug("old_attempt_taken", "an attempt below one already seen is refused", 2000),
-    bug("replay_committed_twice", "a bundle commits once", 500),
-    bug("future_stamps_taken", "a stamp from the future is refused", 1000),
-    bug("answer_before_commit", "the authority answers after its commit is durable", 1000),
-    bug("unequal_not_numbered", "a row that is not as it was sent gets a number", 1000),
-    bug("confirmed_by_answer", "confirmed is what the cursor has passed", 1000),
-    bug("confirms_later_edits", "an acknowledgement confirms what was frozen, not later edits", 500),
-    bug("confirmations_after_merge", "confirmations are passed before the merge", 2000),
-    bug("pending_ends_by_value", "pending ends by equal states, not values", 2000),
-    bug("merged_state_not_pending", "what differs from the authority after a merge is pending", 2000),
-    bug("unparked_keeps_number", "a row that leaves parking gets a new number", 2000),
+    bug("writer_continued", "every opening has a writer of its own", 100),
+    bug("apply_without_absorb", "absorb comes first in every transaction that applies", 100),
+    bug("capture_not_mended", "dropped triggers are installed anew, and the table compared", 100),
+    bug("nonce_ignored", "an acknowledgement counts only with one of our nonces", 500),
+    bug("replay_committed_twice", "a bundle commits once", 100),
+    bug("future_stamps_taken", "a stamp from the future is refused", 100),
+    bug("answer_before_commit", "the authority answers after its commit is durable", 100),
+    bug("unequal_not_numbered", "a row that is not as it was sent gets a number", 100),
+    bug("confirms_later_edits", "an acknowledgement confirms what was frozen, not later edits", 100),
+    bug("pending_ends_by_value", "pending ends by equal states, not values", 100),
     bug("shelved_for_ever", "a shelved row comes back when its obstacle goes", 500),
-    bug("resync_takes_pending", "a resync keeps what is pending", 1000),
-    bug("cursor_before_rows", "the cursor moves in the transaction that applies", 500),
-    bug("columns_from_page", "columns count from the cursor at which the delta began", 2000),
-    bug("page_skips_a_row", "the next page goes on behind the last row of this one", 500),
-    bug("own_left_out_of_pages", "own rows are left out only of an answer that is a whole delta", 2000),
-    bug("stage_kept_across_histories", "a stage of another past is dropped", 4000),
+    bug("cursor_before_rows", "the cursor moves in the transaction that applies", 100),
+    bug("columns_from_page", "columns count from the cursor at which the delta began", 100),
+    bug("page_skips_a_row", "the next page goes on behind the last row of this one", 100),
+    bug("own_left_out_of_pages", "own rows are left out only of an answer that is a whole delta", 500),
+    bug("stage_kept_across_histories", "a stage of another past is dropped", 2000),
     bug("push_before_history", "the past is compared before the push is looked at", 2000),
-    bug("acked_not_checked", "acknowledged bundles beyond the cursor are compared too", 4000),
+];
+
+/// Those that it has not found in about 2,000 histories each: other rules cover most of what they leave out, or histories that need them
+/// are too rare. What `displaced_unnoticed` and `old_attempt_taken` leave out has tests of its own (tests/capture.rs, server/tests/hostile.rs).
+pub const RARE: &[Bug] = &[
+    bug("partial_taken", "a partial row is refused where there is none (rule 1)", 40_000),
+    bug("displaced_unnoticed", "rows displaced through another unique index are noticed", 40_000),
+    bug("old_attempt_taken", "an attempt below one already seen is refused", 40_000),
+    bug("confirmed_by_answer", "confirmed is what the cursor has passed", 40_000),
+    bug("confirmations_after_merge", "confirmations are passed before the merge", 40_000),
+    bug("merged_state_not_pending", "what differs from the authority after a merge is pending", 40_000),
+    bug("unparked_keeps_number", "a row that leaves parking gets a new number", 40_000),
+    bug("resync_takes_pending", "a resync keeps what is pending", 40_000),
+    bug("acked_not_checked", "acknowledged bundles beyond the cursor are compared too", 40_000),
 ];
 
 /// Returns the first seed from 1, of at most `most`, that finds a bug, and what it found.
