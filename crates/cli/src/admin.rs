@@ -3,6 +3,7 @@
 mod accounts;
 mod bundles;
 mod devices;
+mod doctor;
 mod token;
 
 use crate::exit::{Exit, failure};
@@ -11,7 +12,8 @@ use anyhow::Context;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use syncline_server::{Engine, OpenError, accounts as tables};
+use syncline_server::accounts::AccountInfo;
+use syncline_server::{Engine, OpenError, Postgres};
 
 /// How long to wait while the server commits.
 const BUSY: Duration = Duration::from_secs(10);
@@ -31,14 +33,48 @@ enum Command {
     Accounts(accounts::Args),
     Devices(devices::Args),
     Bundles(bundles::Args),
+    Doctor(doctor::Args),
 }
 
 /// Which authority.
 #[derive(clap::Args)]
-struct Data {
+#[group(required = true, multiple = false)]
+struct Place {
     /// The authority's directory, as for `serve`
     #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The authority's PostgreSQL database, as for `serve`
+    #[arg(long, value_name = "URL", env = "SYNCLINE_DATABASE", hide_env_values = true)]
+    database: Option<String>,
+}
+
+/// An authority that was opened.
+enum Opened {
+    Sqlite(Connection),
+    Postgres(Postgres),
+}
+
+/// An authority's directory.
+struct Data {
     data: PathBuf,
+}
+
+impl Place {
+    /// Opens an authority; one in a directory must be there.
+    fn open(&self) -> anyhow::Result<Opened> {
+        self.open_with(Data::open)
+    }
+    /// Opens an authority, making it first where there is none.
+    fn open_or_create(&self) -> anyhow::Result<Opened> {
+        self.open_with(Data::open_or_create)
+    }
+    fn open_with(&self, open: impl Fn(&Data) -> anyhow::Result<Connection>) -> anyhow::Result<Opened> {
+        match (&self.database, &self.data) {
+            (Some(url), _) => Ok(Opened::Postgres(Postgres::open(url)?)),
+            (None, Some(data)) => Ok(Opened::Sqlite(open(&Data { data: data.clone() })?)),
+            (None, None) => Err(failure(Exit::Usage, "name the authority with --data or --database")),
+        }
+    }
 }
 
 /// Runs the subcommand.
@@ -48,6 +84,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
         Command::Accounts(args) => accounts::run(args, out),
         Command::Devices(args) => devices::run(args, out),
         Command::Bundles(args) => bundles::run(args, out),
+        Command::Doctor(args) => doctor::run(args, out),
     }
 }
 
@@ -99,9 +136,8 @@ fn open(path: &Path) -> anyhow::Result<Connection> {
 }
 
 /// Refuses an account that does not exist: a mistyped name would look like an account without devices.
-fn check_account(conn: &Connection, account: Option<&str>) -> anyhow::Result<()> {
+fn check_account(known: &[AccountInfo], account: Option<&str>) -> anyhow::Result<()> {
     let Some(account) = account else { return Ok(()) };
-    let known = tables::accounts(conn)?;
     if known.iter().any(|a| a.account == account) {
         return Ok(());
     }

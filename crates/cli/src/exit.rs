@@ -90,7 +90,7 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
 fn of_authority(error: &syncline_server::OpenError) -> Exit {
     use syncline_server::OpenError::*;
     match error {
-        Directory(..) => Exit::Usage,
+        Directory(..) | Url(_) => Exit::Usage,
         InUse(_) => Exit::Later,
         Database(..) => Exit::Internal,
         Damaged(..) => Exit::Damaged,

@@ -1,4 +1,4 @@
-//! `syncline serve`: the authority, over a directory of its own.
+//! `syncline serve`: the authority, over a directory of its own or a PostgreSQL database.
 
 use crate::exit::{Exit, failure};
 use crate::output::{Output, say};
@@ -7,17 +7,23 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use syncline_replica::config::Config;
-use syncline_server::{Engine, Tls, http::shutdown_signal};
+use syncline_server::http::{serve_authority, shutdown_signal};
+use syncline_server::{Engine, Postgres, Store, Tls};
 
 /// Runs the authority until SIGTERM or ctrl-c
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   syncline serve --data ./authority --listen 127.0.0.1:4840
-  syncline admin token --data ./authority --account ada     # in another terminal; works while it runs")]
+  syncline admin token --data ./authority --account ada     # in another terminal; works while it runs
+  syncline serve --database postgres://syncline:secret@db.example.org/app     # any number of these on one database")]
+#[command(group(clap::ArgGroup::new("store").required(true)))]
 pub struct Args {
     /// Where the authority keeps its database, server.db; made if new
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    #[arg(long, value_name = "DIR", group = "store")]
+    data: Option<PathBuf>,
+    /// The PostgreSQL database to keep it in instead
+    #[arg(long, value_name = "URL", group = "store", env = "SYNCLINE_DATABASE", hide_env_values = true)]
+    database: Option<String>,
     /// Where to listen; port 0 takes a free one. Beyond this machine, use --tls-cert and --tls-key or a proxy that speaks TLS
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4840")]
     listen: SocketAddr,
@@ -42,12 +48,16 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
         (Some(cert), Some(key)) => Some(Tls::from_files(cert, key).map_err(|e| failure(Exit::Usage, e.to_string()))?),
         _ => None,
     };
-    let engine = Arc::new(Engine::open(&args.data).with_context(|| format!("opening the authority in {}", args.data.display()))?);
+    let store = match (&args.database, &args.data) {
+        (Some(url), _) => Store::Postgres(Postgres::open(url)?),
+        (None, Some(dir)) => Store::Sqlite(Engine::open(dir).with_context(|| format!("opening the authority in {}", dir.display()))?),
+        (None, None) => return Err(failure(Exit::Usage, "name a directory with --data, or a PostgreSQL database with --database")),
+    };
     // The only place of this program that is asynchronous.
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(engine, args, tls, out))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(Arc::new(store), args, tls, out))
 }
 
-async fn serve(engine: Arc<Engine>, args: Args, tls: Option<Tls>, out: Output) -> anyhow::Result<Exit> {
+async fn serve(store: Arc<Store>, args: Args, tls: Option<Tls>, out: Output) -> anyhow::Result<Exit> {
     let listener = tokio::net::TcpListener::bind(args.listen)
         .await
         .map_err(|e| failure(Exit::Usage, format!("listening on {}: {e}; choose another address with --listen", args.listen)))?;
@@ -64,7 +74,7 @@ async fn serve(engine: Arc<Engine>, args: Args, tls: Option<Tls>, out: Output) -
         true => out.document(&serde_json::json!({ "listening": url }))?,
         false => out.line(format!("listening on {url}"))?,
     }
-    syncline_server::serve(engine, listener, tls, told_to_end).await?;
+    serve_authority(store, listener, tls, told_to_end).await?;
     say("stopped; every answered request is on the disk");
     Ok(Exit::Done)
 }

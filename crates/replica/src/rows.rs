@@ -101,7 +101,8 @@ impl ColSeqs {
         }
         mask
     }
-    fn encode(&self, seq: Seq) -> Option<Vec<u8>> {
+    /// Returns the stored form; `None` if all of it changed at `seq`.
+    pub fn encode(&self, seq: Seq) -> Option<Vec<u8>> {
         if self.groups.is_empty() || (self.born == seq && self.groups.iter().all(|g| g.0 == seq)) {
             return None;
         }
@@ -113,7 +114,8 @@ impl ColSeqs {
         }
         Some(out)
     }
-    fn decode(bytes: &[u8]) -> std::result::Result<ColSeqs, syncline_core::DecodeError> {
+    /// Reads the stored form.
+    pub fn decode(bytes: &[u8]) -> std::result::Result<ColSeqs, syncline_core::DecodeError> {
         let mut from = Reader::new(bytes);
         let born = Seq(from.number()?);
         let mut groups = Vec::new();

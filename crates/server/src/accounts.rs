@@ -29,7 +29,7 @@ const BEARER_LIFE_S_MAX: i64 = 10 * 60;
 /// How far a device's clock may be off, in seconds.
 const BEARER_SKEW_S: i64 = 5 * 60;
 /// `last_seen` is written once in this many ms: a sync that changes nothing should cost no durable write.
-const LAST_SEEN_STEP_MS: i64 = 60_000;
+pub(crate) const LAST_SEEN_STEP_MS: i64 = 60_000;
 /// Names of accounts, devices and platforms are for people.
 const NAME_BYTES_MAX: usize = 200;
 /// A block numbers from block × 2^32, and keys are positive 64-bit integers.
@@ -112,24 +112,28 @@ pub fn create_tables(conn: &Connection) -> Result<(), ApiError> {
 
 /// Makes an account unless it is there. Fails with `bad_request` on an id that is empty, long or not printable.
 pub fn create_account(conn: &Connection, account: &str, now_ms: i64) -> Result<(), ApiError> {
-    check_name("account", account)?;
-    if account.trim().is_empty() {
-        return Err(ApiError::BadRequest("an account needs a name; give one with --account".into()));
-    }
+    check_account_name(account)?;
     conn.execute("INSERT INTO _syncline_account(id, created_ms) VALUES(?1, ?2) ON CONFLICT DO NOTHING", params![account, now_ms])?;
     Ok(())
+}
+
+/// Refuses an account's id that is empty, long or not printable.
+pub(crate) fn check_account_name(account: &str) -> Result<(), ApiError> {
+    check_name("account", account)?;
+    match account.trim().is_empty() {
+        true => Err(ApiError::BadRequest("an account needs a name; give one with --account".into())),
+        false => Ok(()),
+    }
 }
 
 /// Makes an enrolment token for an account, and the account if it is new. Returns its text, which is stored nowhere.
 /// `random` must be 32 bytes of the system's randomness, `ttl_ms` and `uses` positive.
 pub fn create_token(conn: &Connection, account: &str, random: [u8; 32], ttl_ms: i64, uses: u32, now_ms: i64) -> Result<String, ApiError> {
-    if ttl_ms <= 0 || uses == 0 {
-        return Err(ApiError::BadRequest("a token lives for some time and has some uses; give --ttl and --uses above 0".into()));
-    }
+    check_token(ttl_ms, uses)?;
     create_account(conn, account, now_ms)?;
     // Here, because nothing else needs it: expired tokens are refused whether they are stored or not.
     conn.execute("DELETE FROM _syncline_token WHERE expires_ms <= ?1", [now_ms])?;
-    let token = format!("syt_{}", URL_SAFE_NO_PAD.encode(random));
+    let token = token_text(random);
     conn.execute(
         "INSERT INTO _syncline_token(hash, account, expires_ms, uses_left) VALUES(?1, ?2, ?3, ?4)",
         params![token_hash(&token), account, now_ms.saturating_add(ttl_ms), uses],
@@ -142,26 +146,16 @@ pub fn create_token(conn: &Connection, account: &str, random: [u8; 32], ttl_ms: 
 /// Idempotent: a device whose answer was lost asks again with the same id, key and token, and gets the same answer, even
 /// though that token is used up by then. A revoked device does not come back under its old id.
 pub fn enrol(conn: &Connection, request: &EnrolRequest, now_ms: i64) -> Result<Enrolled, ApiError> {
-    for (what, name) in [("name", &request.name), ("platform", &request.platform)] {
-        check_name(what, name)?;
-    }
+    check_names(request)?;
     let hash = token_hash(&request.token);
     let token = conn
         .prepare_cached("SELECT account, uses_left FROM _syncline_token WHERE hash = ?1 AND expires_ms > ?2")?
         .query_row(params![hash, now_ms], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
         .optional()?;
     let (account, uses_left) = token.ok_or_else(bad_token)?;
-    let key = unhex::<32>(&request.public_key).and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok()).filter(|key| !key.is_weak());
-    let key = key.ok_or_else(|| ApiError::BadRequest("public_key is not an Ed25519 key in 64 hex digits".into()))?;
+    let key = public_key(request)?;
     if let Some(known) = find_device(conn, request.device_id)? {
-        // Whether a device of another account has this id is nobody's business, and random ids do not meet.
-        if known.account != account || known.public_key != key.to_bytes() {
-            return Err(ApiError::BadRequest("this device id cannot be used; attach with a fresh one".into()));
-        }
-        if known.revoked {
-            return Err(ApiError::DeviceRevoked);
-        }
-        return Ok(Enrolled { account, key_block: known.key_block });
+        return known.again(&account, &key);
     }
     if uses_left <= 0 {
         return Err(bad_token());
@@ -180,6 +174,11 @@ pub fn enrol(conn: &Connection, request: &EnrolRequest, now_ms: i64) -> Result<E
 pub fn authenticate(conn: &Connection, bearer: &str, history: HistoryId, now_ms: i64) -> Result<Caller, ApiError> {
     let claim = Claim::parse(bearer).ok_or_else(bad_bearer)?;
     let known = find_device(conn, claim.device_id)?;
+    judge(&claim, known, history, now_ms)
+}
+
+/// Believes a bearer, or says why not. Does the same work whether the device is known or not.
+pub(crate) fn judge(claim: &Claim, known: Option<KnownDevice>, history: HistoryId, now_ms: i64) -> Result<Caller, ApiError> {
     let key_bytes = known.as_ref().map_or(NOBODY, |known| known.public_key);
     let key = VerifyingKey::from_bytes(&key_bytes).map_err(|_| ApiError::Internal(format!("device {} has a damaged key", claim.device_id)))?;
     let genuine = key.verify_strict(claim.signed(history).as_bytes(), &claim.signature).is_ok();
@@ -268,11 +267,37 @@ pub fn cursors(conn: &Connection) -> Result<Vec<CursorInfo>, ApiError> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-struct KnownDevice {
-    account: String,
-    public_key: [u8; 32],
-    revoked: bool,
-    key_block: u64,
+/// A device as the store knows it.
+pub(crate) struct KnownDevice {
+    pub account: String,
+    pub public_key: [u8; 32],
+    pub revoked: bool,
+    pub key_block: u64,
+}
+
+impl KnownDevice {
+    /// Answers a device that enrols again, because the answer was lost.
+    pub fn again(self, account: &str, key: &VerifyingKey) -> Result<Enrolled, ApiError> {
+        // Whether a device of another account has this id is nobody's business, and random ids do not meet.
+        if self.account != account || self.public_key != key.to_bytes() {
+            return Err(ApiError::BadRequest("this device id cannot be used; attach with a fresh one".into()));
+        }
+        match self.revoked {
+            true => Err(ApiError::DeviceRevoked),
+            false => Ok(Enrolled { account: self.account, key_block: self.key_block }),
+        }
+    }
+}
+
+/// Refuses an enrolment whose names are none.
+pub(crate) fn check_names(request: &EnrolRequest) -> Result<(), ApiError> {
+    [("name", &request.name), ("platform", &request.platform)].into_iter().try_for_each(|(what, name)| check_name(what, name))
+}
+
+/// Reads the device's key of an enrolment.
+pub(crate) fn public_key(request: &EnrolRequest) -> Result<VerifyingKey, ApiError> {
+    let key = unhex::<32>(&request.public_key).and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok()).filter(|key| !key.is_weak());
+    key.ok_or_else(|| ApiError::BadRequest("public_key is not an Ed25519 key in 64 hex digits".into()))
 }
 
 fn find_device(conn: &Connection, device: DeviceId) -> Result<Option<KnownDevice>, ApiError> {
@@ -286,6 +311,11 @@ fn find_device(conn: &Connection, device: DeviceId) -> Result<Option<KnownDevice
 /// Blocks only rise: one that was ever handed out is at most the greatest, so none is given twice.
 fn next_key_block(conn: &Connection) -> Result<u64, ApiError> {
     let most: i64 = conn.query_row("SELECT coalesce(max(key_block), 0) FROM _syncline_device", [], |row| row.get(0))?;
+    block_after(most)
+}
+
+/// Returns the block after the greatest that was handed out.
+pub(crate) fn block_after(most: i64) -> Result<u64, ApiError> {
     let next = most as u64 + 1;
     if next > KEY_BLOCK_MAX {
         return Err(ApiError::QuotaExceeded("all blocks of INTEGER keys are handed out; start a new authority for new devices".into()));
@@ -294,14 +324,14 @@ fn next_key_block(conn: &Connection) -> Result<u64, ApiError> {
 }
 
 /// What a bearer says, not yet believed.
-struct Claim {
-    device_id: DeviceId,
+pub(crate) struct Claim {
+    pub device_id: DeviceId,
     expires_s: i64,
     signature: Signature,
 }
 
 impl Claim {
-    fn parse(bearer: &str) -> Option<Claim> {
+    pub fn parse(bearer: &str) -> Option<Claim> {
         let mut parts = bearer.split('.');
         let (version, device, expires, signature) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         if version != "v1" || parts.next().is_some() || signature.len() != 86 {
@@ -315,15 +345,26 @@ impl Claim {
     }
 }
 
-fn token_hash(token: &str) -> [u8; 32] {
+pub(crate) fn check_token(ttl_ms: i64, uses: u32) -> Result<(), ApiError> {
+    match ttl_ms <= 0 || uses == 0 {
+        true => Err(ApiError::BadRequest("a token lives for some time and has some uses; give --ttl and --uses above 0".into())),
+        false => Ok(()),
+    }
+}
+
+pub(crate) fn token_text(random: [u8; 32]) -> String {
+    format!("syt_{}", URL_SAFE_NO_PAD.encode(random))
+}
+
+pub(crate) fn token_hash(token: &str) -> [u8; 32] {
     *blake3::hash(token.as_bytes()).as_bytes()
 }
 
-fn bad_token() -> ApiError {
+pub(crate) fn bad_token() -> ApiError {
     ApiError::Unauthorized("the token is unknown, expired or used up; make a new one with `syncline admin token`".into())
 }
 
-fn bad_bearer() -> ApiError {
+pub(crate) fn bad_bearer() -> ApiError {
     ApiError::Unauthorized("the bearer is not one; enrol with a token from `syncline admin token`, then sign one with the device's key".into())
 }
 

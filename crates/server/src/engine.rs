@@ -41,6 +41,9 @@ pub enum OpenError {
     /// The database cannot be opened.
     #[error("opening {0}: {1}")]
     Database(String, String),
+    /// The URL of a database is none, or asks for what is not there.
+    #[error("{0}; a database is named as postgres://USER:PASSWORD@HOST:PORT/NAME")]
+    Url(String),
     /// What is in it does not fit together.
     #[error("{0} will not be served: {1}. It looks like a partial restore: put back all of the directory from one backup")]
     Damaged(String, String),

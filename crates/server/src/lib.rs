@@ -10,10 +10,14 @@ pub mod collect;
 pub mod commit;
 pub mod engine;
 pub mod http;
+pub mod postgres;
 pub mod pull;
+pub mod store;
 
 pub use accounts::{Caller, DeviceInfo};
 pub use api_error::ApiError;
 pub use authority::Authority;
 pub use engine::{Engine, OpenError, Watch};
 pub use http::{ServeError, Tls, serve};
+pub use postgres::Postgres;
+pub use store::Store;

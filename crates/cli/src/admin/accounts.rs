@@ -1,6 +1,6 @@
 //! `syncline admin accounts`: who keeps data here.
 
-use super::Data;
+use super::{Opened, Place};
 use crate::exit::Exit;
 use crate::output::{Output, say};
 use crate::when;
@@ -12,12 +12,15 @@ use syncline_server::accounts;
   syncline admin accounts --data ./authority")]
 pub struct Args {
     #[command(flatten)]
-    data: Data,
+    place: Place,
 }
 
 /// Reads and prints.
 pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
-    let found = accounts::accounts(&args.data.open()?)?;
+    let found = match args.place.open()? {
+        Opened::Sqlite(conn) => accounts::accounts(&conn)?,
+        Opened::Postgres(postgres) => postgres.accounts()?,
+    };
     if out.json {
         out.document(&found)?;
     } else if found.is_empty() {

@@ -1,12 +1,14 @@
 //! `syncline admin bundles`: the bundle log, what was committed when and by whom.
 
-use super::{Data, check_account};
+use super::{Opened, Place, check_account};
 use crate::exit::Exit;
 use crate::output::{Output, say};
 use crate::when;
 use rusqlite::{Connection, params};
 use serde::Serialize;
 use syncline_core::hex;
+use syncline_server::accounts;
+use syncline_server::postgres::admin::BundleInfo;
 
 /// Lists committed bundles, oldest first
 #[derive(clap::Args)]
@@ -14,7 +16,7 @@ use syncline_core::hex;
   syncline admin bundles --data ./authority --account ada --limit 20")]
 pub struct Args {
     #[command(flatten)]
-    data: Data,
+    place: Place,
     /// Whose
     #[arg(long, value_name = "NAME")]
     account: String,
@@ -38,9 +40,16 @@ struct Line {
 
 /// Reads and prints.
 pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
-    let conn = args.data.open()?;
-    check_account(&conn, Some(&args.account))?;
-    let lines = read(&conn, &args.account, args.limit)?;
+    let lines = match args.place.open()? {
+        Opened::Sqlite(conn) => {
+            check_account(&accounts::accounts(&conn)?, Some(&args.account))?;
+            read(&conn, &args.account, args.limit)?
+        }
+        Opened::Postgres(postgres) => {
+            check_account(&postgres.accounts()?, Some(&args.account))?;
+            postgres.bundles(&args.account, args.limit)?.into_iter().map(|b| line(&args.account, b)).collect()
+        }
+    };
     if out.json {
         out.document(&lines)?;
     } else if lines.is_empty() {
@@ -54,6 +63,11 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
         out.table(["seq", "source", "its bundle", "device", "at", "rows"], rows)?;
     }
     Ok(Exit::Done)
+}
+
+fn line(account: &str, bundle: BundleInfo) -> Line {
+    let BundleInfo { seq, source, id, device, at_ms, rows } = bundle;
+    Line { scope_id: account.into(), seq, source: hex(&source), source_bundle_id: id, device: device.map(|d| hex(&d)), at: at_ms, rows }
 }
 
 fn read(conn: &Connection, account: &str, limit: u32) -> anyhow::Result<Vec<Line>> {

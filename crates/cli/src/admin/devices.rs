@@ -1,13 +1,14 @@
 //! `syncline admin devices`: who syncs, and how far each one is behind.
 
-use super::{Data, check_account};
+use super::{Opened, Place, check_account};
 use crate::exit::Exit;
 use crate::output::{Output, say};
 use crate::when;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use std::collections::HashMap;
-use syncline_server::DeviceInfo;
+use syncline_core::DeviceId;
+use syncline_server::{DeviceInfo, Postgres};
 use syncline_server::accounts::{self, CursorInfo};
 
 /// Lists devices with their cursor, how far they are behind, and when they were last heard of
@@ -16,7 +17,7 @@ use syncline_server::accounts::{self, CursorInfo};
   syncline admin devices --data ./authority --account ada")]
 pub struct Args {
     #[command(flatten)]
-    data: Data,
+    place: Place,
     /// Only this account's
     #[arg(long, value_name = "NAME")]
     account: Option<String>,
@@ -39,16 +40,11 @@ struct Line {
 
 /// Reads in one snapshot and prints.
 pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
-    let mut conn = args.data.open()?;
-    let tx = conn.transaction()?;
-    check_account(&tx, args.account.as_deref())?;
-    let cursors: HashMap<_, CursorInfo> = accounts::cursors(&tx)?.into_iter().map(|c| ((c.device_id, c.scope.0.clone()), c)).collect();
     let now = when::now_ms();
-    let mut lines = Vec::new();
-    for device in accounts::devices(&tx, args.account.as_deref())? {
-        let cursor = cursors.get(&(device.device_id, device.account.clone())).map(|c| c.seq.0);
-        lines.push(line(&tx, device, cursor, now)?);
-    }
+    let lines = match args.place.open()? {
+        Opened::Sqlite(conn) => from_sqlite(conn, args.account.as_deref(), now)?,
+        Opened::Postgres(postgres) => from_postgres(&postgres, args.account.as_deref(), now)?,
+    };
     if out.json {
         out.document(&lines)?;
     } else if lines.is_empty() {
@@ -59,16 +55,47 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn line(conn: &Connection, device: DeviceInfo, cursor: Option<u64>, now: i64) -> anyhow::Result<Line> {
-    let scope_id = device.account.clone();
+type Cursors = HashMap<(DeviceId, String), u64>;
+
+fn by_place(cursors: Vec<CursorInfo>) -> Cursors {
+    cursors.into_iter().map(|c| ((c.device_id, c.scope.0), c.seq.0)).collect()
+}
+
+fn from_sqlite(mut conn: Connection, account: Option<&str>, now: i64) -> anyhow::Result<Vec<Line>> {
+    let tx = conn.transaction()?;
+    check_account(&accounts::accounts(&tx)?, account)?;
+    let cursors = by_place(accounts::cursors(&tx)?);
+    accounts::devices(&tx, account)?.into_iter().map(|device| line(device, &cursors, now, |scope, seen| lag(&tx, scope, seen))).collect()
+}
+
+fn from_postgres(postgres: &Postgres, account: Option<&str>, now: i64) -> anyhow::Result<Vec<Line>> {
+    check_account(&postgres.accounts()?, account)?;
+    let cursors = by_place(postgres.cursors()?);
+    postgres.all_devices(account)?.into_iter().map(|device| line(device, &cursors, now, |scope, seen| Ok(postgres.lag(scope, seen)?))).collect()
+}
+
+/// Returns a scope's head, and when its first bundle after `seen` was committed.
+fn lag(conn: &Connection, scope_id: &str, seen: u64) -> anyhow::Result<(u64, Option<i64>)> {
     let head =
         conn.prepare_cached("SELECT seq FROM _syncline_scope WHERE scope_id = ?1")?.query_row([&scope_id], |r| r.get::<_, i64>(0)).optional()?.unwrap_or(0)
             as u64;
-    let seen = cursor.unwrap_or(0);
     let first_missing = conn
         .prepare_cached("SELECT at FROM _syncline_bundle WHERE scope = (SELECT n FROM _syncline_scope WHERE scope_id = ?1) AND seq > ?2 ORDER BY seq LIMIT 1")?
         .query_row(params![scope_id, seen as i64], |r| r.get::<_, i64>(0))
         .optional()?;
+    Ok((head, first_missing))
+}
+
+fn line(
+    device: DeviceInfo,
+    cursors: &Cursors,
+    now: i64,
+    lag: impl Fn(&str, u64) -> anyhow::Result<(u64, Option<i64>)>,
+) -> anyhow::Result<Line> {
+    let scope_id = device.account.clone();
+    let cursor = cursors.get(&(device.device_id, scope_id.clone())).copied();
+    let seen = cursor.unwrap_or(0);
+    let (head, first_missing) = lag(&scope_id, seen)?;
     let lag_seconds = first_missing.map_or(0, |at| (now - at).max(0) / 1000);
     Ok(Line { device, scope_id, cursor, head, lag_bundles: head.saturating_sub(seen), lag_seconds })
 }

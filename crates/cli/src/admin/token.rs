@@ -1,6 +1,6 @@
 //! `syncline admin token`: what a device enrols with.
 
-use super::Data;
+use super::{Opened, Place};
 use crate::exit::{Exit, failure};
 use crate::output::{Output, say};
 use crate::when;
@@ -13,7 +13,7 @@ use syncline_server::accounts;
   syncline attach notes.db --server http://127.0.0.1:4840 --token \"$(syncline admin token --data ./authority --account ada)\"")]
 pub struct Args {
     #[command(flatten)]
-    data: Data,
+    place: Place,
     /// The account, by its id
     #[arg(long, value_name = "NAME")]
     account: String,
@@ -30,10 +30,15 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(|e| failure(Exit::Internal, format!("the system gave no random bytes: {e}")))?;
     let now = when::now_ms();
-    let mut conn = args.data.open_or_create()?;
-    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let token = accounts::create_token(&tx, &args.account, random, args.ttl, args.uses, now)?;
-    tx.commit()?;
+    let token = match args.place.open_or_create()? {
+        Opened::Sqlite(mut conn) => {
+            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let token = accounts::create_token(&tx, &args.account, random, args.ttl, args.uses, now)?;
+            tx.commit()?;
+            token
+        }
+        Opened::Postgres(postgres) => postgres.create_token(&args.account, random, args.ttl, args.uses)?,
+    };
     if out.json {
         out.document(&serde_json::json!({ "token": token, "account": args.account, "uses": args.uses, "expires_ms": now.saturating_add(args.ttl) }))?;
         return Ok(Exit::Done);

@@ -1,7 +1,7 @@
 //! Cuts, lost answers and `kill -9` on both sides: nothing lost, nothing doubled, nobody stuck.
 
 use crate::proxy::{Mode, Proxy};
-use crate::support::{Device, World, one, open, rows};
+use crate::support::{Device, World, open, rows};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -54,16 +54,13 @@ fn sixty_syncs_through_a_bad_network_with_kills_on_both_sides_leave_exactly_what
     for device in [&a, &b, &a] {
         device.sync(0);
     }
-    let have: BTreeMap<String, i64> = {
-        let conn = world.server_db();
-        let mut q = conn.prepare("SELECT id, n FROM item").unwrap();
-        q.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).unwrap().map(Result::unwrap).collect()
-    };
+    let have: BTreeMap<String, i64> =
+        world.rows_at_server().query("SELECT id, n FROM item").into_iter().map(|r| (r[0].clone(), r[1].parse().unwrap())).collect();
     let lost: Vec<_> = written.iter().filter(|(id, n)| have.get(*id) != Some(n)).collect();
     let extra: Vec<_> = have.keys().filter(|id| !written.contains_key(*id)).collect();
     assert!(lost.is_empty() && extra.is_empty(), "seed {seed}: lost {lost:?}, back again {extra:?}");
-    assert_eq!(rows(&open(&a.file())), rows(&world.server_db()), "seed {seed}");
-    assert_eq!(rows(&open(&b.file())), rows(&world.server_db()), "seed {seed}");
+    assert_eq!(rows(&open(&a.file())), world.rows_at_server().rows(), "seed {seed}");
+    assert_eq!(rows(&open(&b.file())), world.rows_at_server().rows(), "seed {seed}");
     // The faults were real: some syncs failed, some were killed, some went through.
     assert!(codes.get(&0).is_some_and(|n| *n > 5) && codes.get(&3).is_some_and(|n| *n > 5), "{codes:?}");
     for device in devices {
@@ -110,7 +107,7 @@ fn several_syncs_at_once_on_one_file_do_no_harm() {
         }
     });
     a.sync(0);
-    assert_eq!(one(&world.server_db(), "SELECT count(*) || ' ' || sum(n) FROM item"), "3000 4501500");
+    assert_eq!(world.rows_at_server().one("SELECT count(*) || ' ' || sum(n) FROM item"), "3000 4501500");
 }
 
 #[test]
@@ -159,12 +156,13 @@ fn a_hydration_that_is_killed_five_times_shows_nothing_or_all_and_fetches_little
     });
     // Meanwhile somebody writes 500 rows a second at the server.
     let writer = std::thread::spawn({
-        let (done, conn) = (done.clone(), world.server_db());
+        let (done, server) = (done.clone(), world.rows_at_server());
         move || {
             let begun = Instant::now();
             let mut i = 0u64;
             while !done.load(SeqCst) {
-                conn.execute_batch(&format!("WITH RECURSIVE n(i) AS (SELECT {i} UNION ALL SELECT i + 1 FROM n WHERE i < {}) INSERT INTO line(id, customer, text) SELECT 'w' || i, 'c1', x'00' FROM n", i + 24)).unwrap();
+                let blob = server.says("x'00'", "'\\x00'::bytea");
+                server.sql(&format!("WITH RECURSIVE n(i) AS (SELECT {i} UNION ALL SELECT i + 1 FROM n WHERE i < {}) INSERT INTO line(id, customer, text) SELECT 'w' || i, 'c1', {blob} FROM n", i + 24));
                 i += 25;
                 std::thread::sleep((begun + Duration::from_millis(i * 2)).saturating_duration_since(Instant::now()));
             }

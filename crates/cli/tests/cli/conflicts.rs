@@ -1,6 +1,6 @@
 //! Refused rows, and the three outcomes.
 
-use crate::support::{Device, World, one, open};
+use crate::support::{Device, World, open};
 
 const TABLES: &str = "
 CREATE TABLE person(id TEXT PRIMARY KEY, email TEXT UNIQUE);
@@ -11,6 +11,11 @@ const RULES: &str = "
 CREATE TRIGGER closed_i BEFORE INSERT ON entry WHEN NEW.day < '2026-01-01' BEGIN SELECT RAISE(ABORT, 'rule: closed period'); END;
 CREATE TRIGGER closed_u BEFORE UPDATE ON entry WHEN NEW.day < '2026-01-01' BEGIN SELECT RAISE(ABORT, 'rule: closed period'); END;";
 
+const RULES_IN_POSTGRES: &str = "
+CREATE FUNCTION closed() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.day < ''2026-01-01'' THEN RAISE EXCEPTION ''rule: closed period''; END IF; RETURN NEW; END';
+CREATE TRIGGER closed_i BEFORE INSERT ON entry FOR EACH ROW EXECUTE FUNCTION closed();
+CREATE TRIGGER closed_u BEFORE UPDATE ON entry FOR EACH ROW EXECUTE FUNCTION closed();";
+
 /// 100 rows of `a` wait: one clashes with a row of `b`'s, one points nowhere, two break a rule of the operator's.
 fn hundred_with_four_bad() -> (World, Device, Device) {
     let world = World::new();
@@ -20,7 +25,8 @@ fn hundred_with_four_bad() -> (World, Device, Device) {
     b.sync(0);
     b.sql("INSERT INTO person VALUES('b1', 'same@example.org'), ('b2', 'b2@example.org')");
     b.sync(0);
-    world.server_db().execute_batch(RULES).unwrap();
+    let server = world.rows_at_server();
+    server.sql(server.says(RULES, RULES_IN_POSTGRES));
     a.sql(
         "PRAGMA foreign_keys = OFF; BEGIN;
          INSERT INTO person VALUES('a1', 'same@example.org');
@@ -35,7 +41,7 @@ fn hundred_with_four_bad() -> (World, Device, Device) {
 fn four_bad_rows_of_a_hundred_wait_and_the_others_go_through() {
     let (world, a, _b) = hundred_with_four_bad();
     let synced = a.sync(4);
-    assert_eq!(one(&world.server_db(), "SELECT count(*) FROM entry"), "96");
+    assert_eq!(world.rows_at_server().one("SELECT count(*) FROM entry"), "96");
     assert_eq!(synced["parked"], 4);
     assert_eq!(a.one("SELECT count(*) FROM person WHERE id = 'b2'"), "1", "the downloads came too");
     let parked = a.conflicts("parked");
@@ -103,21 +109,22 @@ fn each_of_the_three_outcomes_settles_a_row() {
             "a1@example.org,same@example.org"
         );
     }
-    assert_eq!(crate::support::rows(&open(&a.file())), crate::support::rows(&world.server_db()));
+    assert_eq!(crate::support::rows(&open(&a.file())), world.rows_at_server().rows());
 }
 
 #[test]
 fn keeping_mine_offers_the_row_again() {
     let (world, a, _b) = hundred_with_four_bad();
     a.sync(4);
-    world.server_db().execute_batch("DROP TRIGGER closed_i").unwrap();
+    let server = world.rows_at_server();
+    server.sql(server.says("DROP TRIGGER closed_i", "DROP TRIGGER closed_i ON entry"));
     let rules: Vec<String> = a.conflicts("parked").iter().filter(|c| c["reason"] == "rule").map(|c| c["id"].as_str().unwrap().to_owned()).collect();
     for id in &rules {
         // An abbreviation will do, as long as it means one.
         a.run(&["conflicts", "app.db", "resolve", &id[..8], "--mine"]).ends(0);
     }
     assert_eq!(a.sync(4)["parked"], 2);
-    assert_eq!(one(&world.server_db(), "SELECT count(*) FROM entry WHERE id LIKE 'old%'"), "2");
+    assert_eq!(world.rows_at_server().one("SELECT count(*) FROM entry WHERE id LIKE 'old%'"), "2");
 }
 
 /// Runs a program on a terminal of its own and types to it; what is on the screen then.

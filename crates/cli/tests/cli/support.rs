@@ -1,5 +1,6 @@
 //! Devices and a server as directories and processes, and files compared by their rows.
 
+use crate::postgres::{self, Database};
 use rusqlite::{Connection, types::ValueRef};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
@@ -73,12 +74,62 @@ pub struct World {
     dir: TempDir,
     server: Option<Child>,
     address: String,
+    database: Option<Database>,
+}
+
+/// The server's rows, as any program reads and writes them.
+#[derive(Clone)]
+pub enum Server {
+    Sqlite(PathBuf),
+    Postgres(String),
+}
+
+impl Server {
+    /// Runs statements.
+    pub fn sql(&self, sql: &str) {
+        match self {
+            Server::Sqlite(path) => open(path).execute_batch(sql).unwrap(),
+            Server::Postgres(url) => drop(postgres::psql(url, sql)),
+        }
+    }
+    /// Returns the rows of one query as text.
+    pub fn query(&self, sql: &str) -> Vec<Vec<String>> {
+        match self {
+            Server::Sqlite(path) => {
+                let conn = open(path);
+                let mut query = conn.prepare(sql).unwrap();
+                let count = query.column_count();
+                let rows = query.query_map([], |r| (0..count).map(|i| r.get_ref(i).map(show)).collect()).unwrap();
+                rows.collect::<Result<_, _>>().unwrap()
+            }
+            Server::Postgres(url) => postgres::psql(url, sql),
+        }
+    }
+    /// Reads one value as text.
+    pub fn one(&self, sql: &str) -> String {
+        self.query(sql)[0][0].clone()
+    }
+    /// Returns all rows of the business tables with their storage classes, sorted; the leading column left out.
+    pub fn rows(&self) -> Vec<String> {
+        match self {
+            Server::Sqlite(path) => rows(&open(path)),
+            Server::Postgres(url) => postgres::rows(url),
+        }
+    }
+    /// Returns the text of the two that this store speaks.
+    pub fn says<'a>(&self, sqlite: &'a str, postgres: &'a str) -> &'a str {
+        match self {
+            Server::Sqlite(_) => sqlite,
+            Server::Postgres(_) => postgres,
+        }
+    }
 }
 
 impl World {
     /// Starts a server.
     pub fn new() -> World {
-        let mut world = World { dir: tempfile::tempdir().unwrap(), server: None, address: "127.0.0.1:0".into() };
+        let database = crate::POSTGRES.then(Database::new);
+        let mut world = World { dir: tempfile::tempdir().unwrap(), server: None, address: "127.0.0.1:0".into(), database };
         world.start();
         world
     }
@@ -87,7 +138,9 @@ impl World {
     #[allow(clippy::zombie_processes)]
     pub fn start(&mut self) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_syncline"))
-            .args(["serve", "--data", "authority", "--listen", &self.address])
+            .arg("serve")
+            .args(self.place())
+            .args(["--listen", &self.address])
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -132,7 +185,8 @@ impl World {
 
     /// Runs a command of the operator's.
     pub fn admin(&self, command: &str, more: &[&str]) -> Ran {
-        syncline(self.dir.path(), &[&["admin", command, "--data", "authority"], more].concat())
+        let place = self.place();
+        syncline(self.dir.path(), &[&["admin", command, &place[0], &place[1]], more].concat())
     }
 
     /// Returns the server's host and port.
@@ -158,9 +212,20 @@ impl World {
         device
     }
 
-    /// Opens the server's database as any program would.
-    pub fn server_db(&self) -> Connection {
-        open(&self.dir.path().join("authority/server.db"))
+    /// Names the authority as its own commands do.
+    fn place(&self) -> [String; 2] {
+        match &self.database {
+            Some(database) => ["--database".into(), database.url()],
+            None => ["--data".into(), "authority".into()],
+        }
+    }
+
+    /// Returns the server's rows.
+    pub fn rows_at_server(&self) -> Server {
+        match &self.database {
+            Some(database) => Server::Postgres(database.url()),
+            None => Server::Sqlite(self.dir.path().join("authority/server.db")),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ fn chinook_is_equal_on_a_second_device_and_offline_work_of_both_survives() {
     let joined = b.sync(0);
     assert_eq!((&joined["rows_down"], &joined["hydrate"]), (&15_607.into(), &true.into()));
     assert_eq!(rows(&open(&b.file())), rows(&open(&a.file())));
-    assert_eq!(rows(&world.server_db()), rows(&open(&a.file())));
+    assert_eq!(world.rows_at_server().rows(), rows(&open(&a.file())));
     let indexes = |file| schema(&open(file)).into_iter().filter(|s| s.starts_with("index IFK")).count();
     assert_eq!(indexes(&b.file()), indexes(&a.file()));
 
@@ -29,7 +29,7 @@ fn chinook_is_equal_on_a_second_device_and_offline_work_of_both_survives() {
         assert_eq!(device.one("SELECT count(*) FROM PlaylistTrack WHERE TrackId = 9"), "0");
     }
     assert_eq!(rows(&open(&b.file())), rows(&open(&a.file())));
-    assert_eq!(rows(&world.server_db()), rows(&open(&a.file())));
+    assert_eq!(world.rows_at_server().rows(), rows(&open(&a.file())));
 
     let idle = a.sync(0);
     assert_eq!((&idle["rows_up"], &idle["rows_down"], &idle["requests"]), (&0.into(), &0.into(), &1.into()), "{idle}");
@@ -49,7 +49,7 @@ fn a_plain_write_to_the_servers_database_reaches_devices() {
     let a =
         world.device("a", &[], |file| open(file).execute_batch("CREATE TABLE note(id TEXT PRIMARY KEY, text); INSERT INTO note VALUES('n', 'here')").unwrap());
     a.sync(0);
-    world.server_db().execute_batch("UPDATE note SET text = 'from the office'").unwrap();
+    world.rows_at_server().sql("UPDATE note SET text = 'from the office'");
     // Within a second, says the contract; a loaded machine gets some more.
     for _ in 0..50 {
         a.sync(0);
@@ -97,7 +97,7 @@ fn doctor_finds_nothing_and_resync_keeps_what_is_pending() {
     a.run(&["resync", "app.db"]).ends(0);
     a.run(&["resync", "app.db", "--rotate"]).ends(0);
     a.sync(0);
-    assert_eq!(crate::support::one(&world.server_db(), "SELECT text FROM note"), "new");
+    assert_eq!(world.rows_at_server().one("SELECT text FROM note"), "new");
     let events = a.run(&["events", "app.db", "--json"]).ends(0).json();
     assert!(!events.as_array().unwrap().is_empty());
 }

@@ -1,0 +1,19 @@
+//! The same tests as `cli`, by name, with the authority in PostgreSQL.
+
+#[path = "../cli/chaos.rs"]
+mod chaos;
+#[path = "../cli/conflicts.rs"]
+mod conflicts;
+#[path = "../cli/hard.rs"]
+mod hard;
+#[path = "../cli/postgres.rs"]
+mod postgres;
+#[path = "../cli/proxy.rs"]
+mod proxy;
+#[path = "../cli/support.rs"]
+mod support;
+#[path = "../cli/sync.rs"]
+mod sync;
+
+/// Where the authority of every test keeps its rows.
+const POSTGRES: bool = true;

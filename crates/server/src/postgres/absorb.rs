@@ -1,0 +1,231 @@
+//! Absorb: what SQL clients wrote becomes stamped row states, one bundle per transaction of theirs, in the order of their commits.
+//!
+//! Always under the scope's lock. Captures name keys; values are read from the row as it is now and compared with the
+//! sidecar's, so that a row which was written and put back is no change.
+
+use crate::api_error::ApiError;
+use crate::postgres::Env;
+use crate::postgres::db::Tx;
+use crate::postgres::expr;
+use crate::postgres::registry::{Registry, Table};
+use crate::postgres::rows::{self, Kind, Record};
+use crate::postgres::scope::{Bundle, Scope};
+use crate::postgres::types::{self, Cell};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use syncline_core::{BundleId, ColSet, Hlc, Key, Nonce, Seq, SourceId, Stamp};
+use tokio_postgres::types::Type;
+
+/// Captures that are taken at a time, so that memory stays flat.
+const CHUNK: i64 = 20_000;
+
+/// Everything captured of one row.
+#[derive(Default)]
+struct Fold {
+    deleted: bool,
+    inserted: bool,
+    at_ms: i64,
+}
+
+/// Absorbs what is there of other transactions. Returns how many bundles that made.
+pub async fn absorb(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env) -> Result<usize, ApiError> {
+    let sql = "SELECT c.tx::text FROM syncline.capture c LEFT JOIN syncline.writer_tx w ON w.tx = c.tx
+               WHERE c.scope_id = $1 AND c.tx <> pg_current_xact_id() GROUP BY c.tx ORDER BY min(w.ord), max(c.id)";
+    let writers: Vec<String> = tx.query(sql, &[(&scope.id.0, Type::TEXT)]).await?.iter().map(|r| r.get(0)).collect();
+    let mut bundles = 0;
+    for writer in writers {
+        let mut changed = HashSet::new();
+        let seq = scope.seq.next();
+        while let Some(folds) = take(tx, registry, scope, &writer).await? {
+            changed.extend(absorb_rows(tx, registry, scope, env, seq, folds).await?);
+        }
+        if !changed.is_empty() {
+            append_own(tx, scope, env, changed.len() as u64).await?;
+            bundles += 1;
+        }
+    }
+    Ok(bundles)
+}
+
+/// Absorbs what the database itself did in this transaction (business triggers, foreign-key actions) to rows of this scope, as
+/// part of the bundle `seq`. What it did to other scopes stays captured, and becomes bundles of theirs after the commit.
+pub async fn absorb_own(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, seq: Seq) -> Result<Vec<(i32, Key)>, ApiError> {
+    let own: String = tx.query_one("SELECT pg_current_xact_id()::text", &[]).await?.get(0);
+    let mut changed = Vec::new();
+    while let Some(folds) = take(tx, registry, scope, &own).await? {
+        changed.extend(absorb_rows(tx, registry, scope, env, seq, folds).await?);
+    }
+    Ok(changed)
+}
+
+async fn append_own(tx: &Tx, scope: &mut Scope, env: &Env, rows: u64) -> Result<Seq, ApiError> {
+    let source = env.source;
+    let sql = "SELECT coalesce(max(id), 0) FROM syncline.bundle WHERE scope_id = $1 AND source = $2";
+    let last: i64 = tx.query_one(sql, &[(&scope.id.0, Type::TEXT), (&&source.0[..], Type::BYTEA)]).await?.get(0);
+    let nonce = Nonce(env.nonce());
+    scope.append(tx, &Bundle { source, id: BundleId(last as u64 + 1), nonce, device: None, rows, hash: nonce.0 }, env.now_ms).await
+}
+
+type Folds = HashMap<(i32, Vec<String>), Fold>;
+
+/// Takes the next captures of a writer out of the log; `None` when there are no more.
+async fn take(tx: &Tx, registry: &Registry, scope: &Scope, writer: &str) -> Result<Option<Vec<(Arc<Table>, Vec<String>, Fold)>>, ApiError> {
+    let sql = "DELETE FROM syncline.capture WHERE scope_id = $1 AND id IN
+                 (SELECT id FROM syncline.capture WHERE scope_id = $1 AND tx = $2::text::xid8 ORDER BY id LIMIT $3)
+               RETURNING id, tbl, op, at_ms, key";
+    let mut rows = tx.query(sql, &[(&scope.id.0, Type::TEXT), (&writer, Type::TEXT), (&CHUNK, Type::INT8)]).await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    rows.sort_by_key(|r| r.get::<_, i64>(0));
+    let mut folds = Folds::new();
+    let mut order = Vec::new();
+    for row in rows {
+        let place: (i32, Vec<String>) = (row.get(1), row.get(4));
+        let fold = folds.entry(place.clone()).or_insert_with(|| {
+            order.push(place);
+            Fold::default()
+        });
+        fold.at_ms = fold.at_ms.max(row.get(3));
+        match row.get::<_, i16>(2) {
+            1 => fold.inserted = true,
+            3 => (fold.deleted, fold.inserted) = (true, false),
+            _ => {}
+        }
+    }
+    let mut out = Vec::with_capacity(order.len());
+    for (table, key) in order {
+        // Another server has just made the table known: the next try reads the tables anew.
+        let table = registry.get(table).map_err(|_| crate::postgres::db::contended())?;
+        if let Some(fold) = folds.remove(&(table.n, key.clone())) {
+            out.push((table, key, fold));
+        }
+    }
+    Ok(Some(out))
+}
+
+/// Makes captured writes part of the rows' states. Returns the rows that changed.
+async fn absorb_rows(
+    tx: &Tx,
+    registry: &Registry,
+    scope: &mut Scope,
+    env: &Env,
+    seq: Seq,
+    folds: Vec<(Arc<Table>, Vec<String>, Fold)>,
+) -> Result<Vec<(i32, Key)>, ApiError> {
+    let mut candidates: Vec<Vec<Key>> = Vec::with_capacity(folds.len());
+    let mut wanted = Vec::new();
+    for (t, noted, _) in &folds {
+        let cells: Option<Vec<Cell>> = t.key_types.iter().zip(noted).map(|(of, text)| of.noted(text)).collect();
+        let cells = cells.ok_or_else(|| ApiError::Internal(format!("a captured key of table `{}` cannot be read", t.def.name)))?;
+        let keys = types::keys(&t.key_types, cells);
+        wanted.extend(keys.iter().map(|k| (t.n, k.clone())));
+        candidates.push(keys);
+    }
+    let mut records = rows::load(tx, &scope.id.0, &wanted).await?;
+    // A key that reads like several (1 and '1' in a column without a type) is that of the row which lives.
+    let chosen: Vec<Key> = folds
+        .iter()
+        .zip(candidates)
+        .map(|((t, _, _), keys)| {
+            let alive = keys.iter().find(|k| records.get(&(t.n, (*k).clone())).is_some_and(Record::is_shown));
+            alive.or(keys.first()).cloned().unwrap_or_default()
+        })
+        .collect();
+    let mut by_table: HashMap<i32, Vec<usize>> = HashMap::new();
+    for (i, (t, _, _)) in folds.iter().enumerate() {
+        by_table.entry(t.n).or_default().push(i);
+    }
+    let mut current: Vec<Option<Vec<Cell>>> = vec![None; folds.len()];
+    for (n, places) in &by_table {
+        let keys: Vec<Key> = places.iter().map(|i| chosen[*i].clone()).collect();
+        let t = registry.get(*n)?;
+        for (i, cells) in places.iter().zip(rows::read_business(tx, &scope.id.0, &t, &keys).await?) {
+            current[*i] = cells;
+        }
+    }
+    let mut changed = Vec::new();
+    let mut defaults: HashMap<(i32, usize), Cell> = HashMap::new();
+    let mut saved: Vec<(i32, Key, Record)> = Vec::new();
+    for (((t, _, fold), key), cells) in folds.into_iter().zip(chosen).zip(current) {
+        let mut record = records.remove(&(t.n, key.clone())).unwrap_or_else(Record::unknown);
+        if let Some(cells) = &cells {
+            for c in (0..t.columns.len()).filter(|c| record.state.cell(*c).is_none() && cells[*c] != Cell::Null) {
+                if let std::collections::hash_map::Entry::Vacant(e) = defaults.entry((t.n, c)) {
+                    e.insert(default_of(tx, registry, &t, c).await?);
+                }
+            }
+        }
+        if absorb_row(&t, &mut record, &fold, cells, env, seq, &defaults) {
+            scope.add_digest(record.settle(&t, &key));
+            changed.push((t.n, key.clone()));
+            saved.push((t.n, key, record));
+        }
+    }
+    let saved: Vec<(i32, &Key, &Record)> = saved.iter().map(|(n, key, record)| (*n, key, record)).collect();
+    rows::save(tx, &scope.id.0, &saved).await?;
+    Ok(changed)
+}
+
+/// Makes one row's captured writes part of its state. Says whether anything changed.
+fn absorb_row(t: &Table, record: &mut Record, fold: &Fold, current: Option<Vec<Cell>>, env: &Env, seq: Seq, defaults: &HashMap<(i32, usize), Cell>) -> bool {
+    let stamp = |record: &Record| Stamp { hlc: Hlc::from_ms(fold.at_ms).max(record.state.next_hlc()), writer: env.writer };
+    let was_shown = record.is_shown();
+    let mut changed = ColSet::none();
+    let mut born = false;
+    if was_shown && (current.is_none() || (fold.deleted && fold.inserted)) {
+        record.state.delete(stamp(record));
+        record.kind = Kind::Tombstone;
+        changed.insert_liveness();
+    }
+    if let Some(cells) = current {
+        if record.state.is_dead() {
+            let now = stamp(record);
+            changed.union(&record.state.insert(now, t.columns.len()));
+            for (c, cell) in cells.into_iter().enumerate() {
+                record.state.write(c, now, t.columns[c].type_of.value(cell));
+            }
+            born = true;
+        } else {
+            let now = stamp(record);
+            for (c, cell) in cells.into_iter().enumerate() {
+                let of = t.columns[c].type_of;
+                let same = match record.state.cell(c) {
+                    Some(known) => of.shows(&cell, &known.value),
+                    // Never written: what it shows by itself is nobody's edit.
+                    None => cell == Cell::Null || defaults.get(&(t.n, c)) == Some(&cell),
+                };
+                if !same {
+                    record.state.write(c, now, of.value(cell));
+                    changed.insert(c);
+                }
+            }
+            if !changed.is_empty() {
+                record.state.edit(now);
+                changed.insert_liveness();
+            }
+        }
+    }
+    if changed.is_empty() {
+        return false;
+    }
+    record.number(t, &changed, seq, born);
+    true
+}
+
+/// Returns what a column holds where nobody wrote it.
+async fn default_of(tx: &Tx, registry: &Registry, t: &Table, c: usize) -> Result<Cell, ApiError> {
+    let of = t.columns[c].type_of;
+    let default = t.def.column(&t.columns[c].name).and_then(|d| d.default.as_deref());
+    let Some(sql) = default.and_then(|d| expr::value(d, &registry.schema(), &t.def, of)) else { return Ok(Cell::Null) };
+    let typed = of.sql().split(' ').take(if of == types::PgType::Double { 2 } else { 1 }).collect::<Vec<_>>().join(" ");
+    let row = tx.query_one(&format!("SELECT {}", of.read(&format!("(({sql})::{typed})"))), &[]).await?;
+    Ok(of.from_row(&row, 0)?)
+}
+
+/// Returns the source that this authority's own bundles bear, the same for all its servers.
+pub async fn own_source(tx: &Tx, fresh: SourceId) -> Result<SourceId, ApiError> {
+    let sql = "INSERT INTO syncline.meta(name, value) VALUES('source_id', $1) ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING value";
+    let text: String = tx.query_one(sql, &[(&fresh.to_string(), Type::TEXT)]).await?.get(0);
+    SourceId::parse(&text).ok_or_else(|| ApiError::Internal("the sidecar's source_id is damaged".into()))
+}

@@ -1,0 +1,291 @@
+//! Commit: a pushed bundle becomes rows of the business tables, all or nothing (docs/protocol.md, "Push").
+//!
+//! One transaction, under the scope's lock. All rows are read, merged here and written in a few statements. Only if something
+//! objects, a second transaction goes row by row with savepoints (`diagnose`) and finds every offender.
+
+use crate::api_error::ApiError;
+use crate::postgres::absorb::absorb_own;
+use crate::postgres::db::Tx;
+use crate::postgres::diagnose::diagnose;
+use crate::postgres::registry::Registry;
+use crate::postgres::rows::{self, Kind, Record, Records};
+use crate::postgres::scope::{Bundle, Scope};
+use crate::postgres::translate::{Pushed, Refusals, Translated, translate};
+use crate::postgres::types::Cell;
+use crate::postgres::write::{self, Action, Planned, Unwritten};
+use crate::postgres::{Env, db};
+use std::collections::HashSet;
+use syncline_core::schema::Action as ForeignAction;
+use syncline_core::{Acked, DeviceId, Key, Limits, Outcome, Push, Reason, RowState, Seq, SourceId};
+use syncline_replica::apply::strangers;
+use tokio_postgres::types::Type;
+
+/// A push that was looked at. An answer can be built from nothing else.
+#[must_use]
+pub struct Receipt {
+    /// What to tell the device.
+    pub outcome: Outcome,
+    /// If a bundle was committed just now: its seq, and the rows that are not exactly as sent.
+    pub fresh: Option<(Seq, HashSet<(i32, Key)>)>,
+}
+
+/// How a try at a push goes about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// In a few statements.
+    Fast,
+    /// Row by row, to find out who objects.
+    Diagnose,
+}
+
+/// What a try came to.
+pub enum Tried {
+    /// Commit the transaction: this is the answer.
+    Done(Receipt),
+    /// Undo it, and go row by row.
+    Objected,
+}
+
+/// What a push is looked at with.
+pub struct Asked<'a> {
+    /// The device.
+    pub device: DeviceId,
+    /// Its source.
+    pub source: SourceId,
+    /// The bundle.
+    pub push: &'a Push,
+    /// What peers may send.
+    pub limits: &'a Limits,
+}
+
+/// Looks at a push, in a transaction that holds the scope's lock and has absorbed.
+pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, what: &Asked<'_>, mode: Mode) -> Result<Tried, ApiError> {
+    let Asked { device, source, push, limits } = *what;
+    let nothing = |outcome| Ok(Tried::Done(Receipt { outcome, fresh: None }));
+    let (watermark, attempt) = scope.source(tx, source).await?;
+    if push.id.0 == 0 {
+        return Err(ApiError::BadRequest("bundles are numbered from 1".into()));
+    }
+    if push.id.0 <= watermark {
+        let recorded = scope.find_bundle(tx, source, push.id).await?;
+        return nothing(Outcome::Committed(recorded.ok_or_else(|| ApiError::Internal("a bundle below the watermark is not in the log".into()))?));
+    }
+    if push.id.0 > watermark + 1 {
+        return nothing(Outcome::Gap);
+    }
+    if push.attempt < attempt {
+        return nothing(Outcome::StaleAttempt);
+    }
+    scope.note_source(tx, source, device, watermark, push.attempt).await?;
+    crate::postgres::translate::check_limits(push, limits)?;
+    let rows = match translate(registry, push, limits, env.now_ms)? {
+        Translated::Rows(rows) => rows,
+        Translated::Refused(refused) => {
+            let here = load(tx, scope, refused.pushed()).await?;
+            return nothing(refused.outcome(&here));
+        }
+    };
+    let before = load(tx, scope, rows.iter()).await?;
+    let mut collided = Refusals::new(limits);
+    for row in rows.iter().filter(|r| r.seq.0 == 0 && r.table.def.integer_key().is_some()) {
+        if before.get(&row.place()).is_some_and(|here| strangers(&here.state, &row.state, &row.mask)) {
+            collided.add(row, Reason::KeyCollision, "another device gave this key to another row".into());
+        }
+    }
+    if collided.total > 0 {
+        return nothing(collided.outcome(&before));
+    }
+    let is_missing = |r: &Pushed| r.partial && before.get(&r.place()).is_none_or(|k| k.kind == Kind::Gravestone);
+    let incomplete: Vec<u32> = rows.iter().enumerate().filter(|(_, r)| is_missing(r)).map(|(i, _)| i as u32).collect();
+    if !incomplete.is_empty() {
+        return nothing(Outcome::Incomplete(incomplete));
+    }
+
+    let seq = scope.seq.next();
+    let merged: Vec<Merged> = rows.iter().map(|row| merge(row, before.get(&row.place()), seq)).collect();
+    let watching = must_capture(tx, registry, &merged, &rows).await?;
+    let applying = |on: bool| format!("SET LOCAL syncline.applying = '{}'", if on { "on" } else { "off" });
+    tx.batch(&applying(!watching)).await?;
+    match mode {
+        Mode::Fast => {
+            let planned: Vec<Planned> = rows.iter().zip(&merged).map(|(row, merged)| merged.planned(row)).collect();
+            match write::write(tx, &scope.id.0, &planned, &acted_on(registry)).await {
+                Ok(()) => {}
+                Err(Unwritten::Clash(_)) => return Ok(Tried::Objected),
+                Err(Unwritten::Missed) => return Ok(Tried::Objected),
+                Err(Unwritten::Failed(e)) => return Err(e.into()),
+            }
+            match tx.raw_batch("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(Unwritten::from) {
+                Ok(()) => {}
+                Err(Unwritten::Failed(e)) => return Err(e.into()),
+                Err(_) => return Ok(Tried::Objected),
+            }
+        }
+        Mode::Diagnose => {
+            let refused = diagnose(tx, registry, scope, &rows, &merged, &before, limits).await?;
+            if let Some(refused) = refused {
+                return nothing(refused.outcome(&before));
+            }
+        }
+    }
+    if written_meanwhile(tx, registry, scope, &rows).await? {
+        return Err(db::contended());
+    }
+    let mut altered = HashSet::new();
+    let mut saved: Vec<(i32, &Key, Record)> = Vec::with_capacity(rows.len());
+    let mut hash = 0u64;
+    for (row, merged) in rows.iter().zip(merged) {
+        if !merged.as_sent {
+            altered.insert(row.place());
+        }
+        if merged.touched {
+            let mut record = merged.record;
+            scope.add_digest(record.settle(&row.table, &row.key));
+            hash = hash.wrapping_add(record.hash);
+            saved.push((row.table.n, &row.key, record));
+        }
+    }
+    let saved: Vec<(i32, &Key, &Record)> = saved.iter().map(|(n, key, record)| (*n, *key, record)).collect();
+    rows::save(tx, &scope.id.0, &saved).await?;
+    if watching {
+        tx.batch(&applying(true)).await?;
+        altered.extend(absorb_own(tx, registry, scope, env, seq).await?);
+    }
+    let bundle = Bundle { source, id: push.id, nonce: push.nonce, device: Some(device), rows: rows.len() as u64, hash };
+    scope.append(tx, &bundle, env.now_ms).await?;
+    scope.note_source(tx, source, device, push.id.0, 0).await?;
+    let outcome = Outcome::Committed(Acked { source, id: push.id, nonce: push.nonce, seq });
+    Ok(Tried::Done(Receipt { outcome, fresh: Some((seq, altered)) }))
+}
+
+async fn load<'a>(tx: &Tx, scope: &Scope, rows: impl Iterator<Item = &'a Pushed>) -> Result<Records, ApiError> {
+    let places: Vec<(i32, Key)> = rows.map(Pushed::place).collect();
+    rows::load(tx, &scope.id.0, &places).await
+}
+
+/// A pushed row merged into what was here.
+pub struct Merged {
+    /// The record as it shall be saved.
+    pub record: Record,
+    /// What that means for the business row.
+    pub action: Action,
+    /// Which columns of it.
+    pub columns: Vec<usize>,
+    /// Whether anything changed or must be heard by the sender.
+    pub touched: bool,
+    /// Whether the merged state is exactly what was sent.
+    pub as_sent: bool,
+}
+
+impl Merged {
+    /// Returns what is to be done with the business row.
+    pub fn planned<'a>(&'a self, row: &'a Pushed) -> Planned<'a> {
+        Planned { table: &row.table, key: &row.key, action: self.action, columns: self.columns.clone(), state: &self.record.state }
+    }
+}
+
+/// Merges one row; the only place of this store where states merge.
+fn merge(row: &Pushed, here: Option<&Record>, seq: Seq) -> Merged {
+    let t = &*row.table;
+    let written = |state: &RowState| (0..t.columns.len()).filter(|c| state.cell(*c).is_some()).collect::<Vec<_>>();
+    let mut record = here.cloned().unwrap_or_else(Record::unknown);
+    if record.is_new() && row.state.ground.is_empty() {
+        // Nothing to merge with: the state is what was sent.
+        record.state = row.state.clone();
+        record.number(t, &t.all_columns(), seq, true);
+        let action = if record.state.is_dead() { Action::Nothing } else { Action::Insert };
+        let columns = written(&record.state);
+        return Merged { record, action, columns, touched: true, as_sent: true };
+    }
+    let before = record.state.clone();
+    let (was_dead, was_gravestone, was_shown) = (before.is_dead(), record.kind == Kind::Gravestone, record.is_shown());
+    let mut changed = record.state.merge(&row.state, &row.mask);
+    let as_sent = row.is_as_sent(&record.state);
+    let born = was_dead && !record.state.is_dead();
+    if born && was_gravestone {
+        changed = t.all_columns();
+    }
+    if !as_sent {
+        // Numbered too, although nothing changed here: the sender must hear what it has not got.
+        for c in row.mask.columns().filter(|c| record.state.cell(*c) != row.state.cell(*c)) {
+            changed.insert(c);
+        }
+        changed.insert_liveness();
+    }
+    if changed.is_empty() {
+        return Merged { record, action: Action::Nothing, columns: vec![], touched: false, as_sent };
+    }
+    let (action, columns) = match (was_shown, record.state.is_dead()) {
+        (true, true) => (Action::Delete, vec![]),
+        (false, true) => (Action::Nothing, vec![]),
+        (false, false) => (Action::Insert, written(&record.state)),
+        (true, false) => {
+            let value = |s: &RowState, c: usize| s.cell(c).map(|x| x.value.clone());
+            let differing: Vec<usize> = (0..t.columns.len()).filter(|c| value(&before, *c) != value(&record.state, *c)).collect();
+            (if differing.is_empty() { Action::Nothing } else { Action::Update }, differing)
+        }
+    };
+    record.number(t, &changed, seq, born);
+    Merged { record, action, columns, touched: true, as_sent }
+}
+
+/// Whether the database may do more in this commit than we tell it to: business triggers, or foreign-key actions.
+async fn must_capture(tx: &Tx, registry: &Registry, merged: &[Merged], rows: &[Pushed]) -> Result<bool, ApiError> {
+    let acts = acting(registry);
+    let set_off = rows.iter().zip(merged).any(|(r, m)| match m.action {
+        Action::Delete => acts.contains(&(r.table.n, false)),
+        Action::Update => acts.contains(&(r.table.n, true)),
+        _ => false,
+    });
+    if set_off {
+        return Ok(true);
+    }
+    let tables: HashSet<&str> = rows.iter().map(|r| r.table.def.name.as_str()).collect();
+    let tables: Vec<&str> = tables.into_iter().collect();
+    let sql = "SELECT EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+                 WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY($1) AND NOT t.tgisinternal AND t.tgname NOT LIKE '\\_syncline\\_%'),
+               set_config('lock_timeout', '900ms', true)";
+    // From here on a statement waits for the locks of SQL clients less long than PostgreSQL takes to find a deadlock (1 s): it
+    // is this server that gives way and tries again, never the client.
+    Ok(tx.query_one(sql, &[(&tables, Type::TEXT_ARRAY)]).await?.get(0))
+}
+
+/// Lists parents whose rows' deletion (false) or change (true) makes foreign keys act.
+fn acting(registry: &Registry) -> HashSet<(i32, bool)> {
+    let mut out = HashSet::new();
+    for key in registry.all().flat_map(|t| &t.def.foreign_keys) {
+        let Some(parent) = registry.find(&key.table) else { continue };
+        if key.on_delete != ForeignAction::None {
+            out.insert((parent.n, false));
+        }
+        if key.on_update == ForeignAction::Cascade {
+            out.insert((parent.n, true));
+        }
+    }
+    out
+}
+
+/// Lists tables whose rows take others along when they are deleted.
+pub fn acted_on(registry: &Registry) -> Vec<i32> {
+    acting(registry).into_iter().filter(|(_, update)| !update).map(|(n, _)| n).collect()
+}
+
+/// Whether a SQL client has written one of these rows since we absorbed. We hold their locks by now, so nobody does from here on.
+async fn written_meanwhile(tx: &Tx, registry: &Registry, scope: &Scope, rows: &[Pushed]) -> Result<bool, ApiError> {
+    let sql = "SELECT tbl, key FROM syncline.capture WHERE scope_id = $1 AND tx <> pg_current_xact_id()";
+    let captured = tx.query(sql, &[(&scope.id.0, Type::TEXT)]).await?;
+    if captured.is_empty() {
+        return Ok(false);
+    }
+    let ours: HashSet<(i32, Key)> = rows.iter().map(Pushed::place).collect();
+    for row in captured {
+        let n: i32 = row.get(0);
+        let Ok(t) = registry.get(n) else { return Ok(true) };
+        let noted: Vec<String> = row.get(1);
+        let cells: Option<Vec<Cell>> = t.key_types.iter().zip(&noted).map(|(of, text)| of.noted(text)).collect();
+        if crate::postgres::types::keys(&t.key_types, cells.unwrap_or_default()).into_iter().any(|k| ours.contains(&(n, k))) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

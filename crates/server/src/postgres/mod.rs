@@ -1,0 +1,443 @@
+//! The authority over PostgreSQL: real tables beside a sidecar (schema `syncline`), any number of servers, any SQL client.
+//!
+//! The same answers as the embedded store's (docs/protocol.md). One transaction per commit; the scope row's lock orders the
+//! commits of a scope and nothing orders those of different scopes. No state of a session outlives a transaction. Blocking
+//! at its edge, like the embedded engine: a runtime of its own carries the connections.
+
+mod absorb;
+pub mod accounts;
+pub mod admin;
+mod commit;
+mod db;
+mod ddl;
+mod diagnose;
+mod expr;
+mod migrate;
+mod pull;
+mod registry;
+mod rows;
+mod schema;
+mod scope;
+mod translate;
+mod types;
+mod wake;
+mod write;
+
+use crate::accounts::{Caller, DeviceInfo};
+use crate::api_error::ApiError;
+use crate::authority::check_request;
+use crate::engine::{OpenError, Watch, system_env};
+use db::{Purpose, Tx, is_contended};
+use deadpool_postgres::Pool;
+use registry::Registry;
+use scope::Scope;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use syncline_core::{
+    Cursor, DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, ScopeAnswer, ScopeId, ScopeRequest, Seq, SourceId, SyncRequest, SyncResponse, WriterId,
+};
+use tokio::sync::broadcast;
+use tokio_postgres::types::Type;
+
+/// The oldest PostgreSQL whose SQL this store can speak.
+const VERSION_MIN: i32 = 150_000;
+/// How often a transaction that met somebody else's is tried.
+const TRIES: u32 = 12;
+
+/// The authority over a PostgreSQL database: blocking, shared by all requests.
+pub struct Postgres {
+    inner: Arc<Inner>,
+    // Ends with the store; never dropped inside of another runtime's thread, which must not block.
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+/// What all tasks of a server share.
+pub(crate) struct Inner {
+    pool: Pool,
+    config: tokio_postgres::Config,
+    history: HistoryId,
+    limits: Limits,
+    tables: Tables,
+    /// This process's writer: it stamps what SQL clients wrote.
+    writer: WriterId,
+    source: SourceId,
+    wakes: wake::Wakes,
+}
+
+/// Time and identity for one piece of work.
+pub(crate) struct Env {
+    now_ms: i64,
+    writer: WriterId,
+    source: SourceId,
+}
+
+impl Env {
+    fn nonce(&self) -> u64 {
+        system_env().nonce()
+    }
+}
+
+/// The synced tables, read anew when any server has changed them.
+#[derive(Default)]
+pub(crate) struct Tables(RwLock<Arc<Registry>>);
+
+impl Tables {
+    async fn current(&self, tx: &Tx) -> Result<Arc<Registry>, ApiError> {
+        let number = registry::schema_number(tx).await?;
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.number == number {
+            return Ok(known);
+        }
+        let fresh = Arc::new(Registry::read(tx).await?);
+        if fresh.number == number {
+            *self.0.write().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
+        }
+        Ok(fresh)
+    }
+}
+
+impl Postgres {
+    /// Opens the authority in a database, making its sidecar if there is none. Any number of servers may.
+    pub fn open(url: &str) -> Result<Postgres, OpenError> {
+        let config: tokio_postgres::Config = url.parse().map_err(|e| OpenError::Url(db::told(&e)))?;
+        let shown = shown(&config);
+        let failed = |e: String| OpenError::Database(shown.clone(), e);
+        if matches!(config.get_ssl_mode(), tokio_postgres::config::SslMode::Require) {
+            return Err(OpenError::Url(
+                "sslmode=require is not there yet; leave it out, and put the way to the database into a private network or a tunnel".into(),
+            ));
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("syncline-postgres").enable_all().build();
+        let runtime = runtime.map_err(|e| failed(e.to_string()))?;
+        let pool = runtime.block_on(async { db::pool(&config) }).map_err(failed)?;
+        let mut env = system_env();
+        let fresh = (env.id(HistoryId::from_random), env.id(SourceId::from_random));
+        let (history, source, broken) = runtime.block_on(prepare(&pool, fresh)).map_err(|e| failed(e.to_string()))?;
+        if let Some(broken) = broken {
+            return Err(OpenError::Damaged(shown, broken));
+        }
+        let inner = Arc::new(Inner {
+            pool,
+            config,
+            history,
+            limits: Limits::default(),
+            tables: Tables::default(),
+            writer: env.id(WriterId::from_random),
+            source,
+            wakes: wake::Wakes::new(),
+        });
+        runtime.spawn(wake::poll(inner.clone()));
+        runtime.spawn(wake::listen(inner.clone()));
+        runtime.spawn(wake::notify(inner.clone()));
+        Ok(Postgres { inner, runtime: Some(runtime) })
+    }
+
+    fn block<T>(&self, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+        match &self.runtime {
+            Some(runtime) => runtime.block_on(work),
+            None => Err(ApiError::Unavailable("the server is stopping".into())),
+        }
+    }
+
+    /// Returns what a peer may send.
+    pub fn limits(&self) -> Limits {
+        self.inner.limits
+    }
+    /// Returns whose bearer it is.
+    pub fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError> {
+        let inner = &self.inner;
+        self.block(async { inner.read(async |tx| accounts::authenticate(tx, bearer, inner.history, inner.env().now_ms).await).await })
+    }
+    /// Enrols a device, and takes its tables over.
+    pub fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, ApiError> {
+        let inner = &self.inner;
+        self.block(async { inner.write(async |tx| schema::enrol(tx, &request, inner.history, inner.env().now_ms).await).await })
+    }
+    /// Commits what is pushed and reads what has changed.
+    pub fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError> {
+        self.block(self.inner.sync(caller, &request))
+    }
+    /// Reads changes as JSON: whole bundles, about `limit` rows.
+    pub fn changes(&self, caller: &Caller, scope: &ScopeId, cursor: Option<Cursor>, limit: usize) -> Result<serde_json::Value, ApiError> {
+        may_see(caller, scope)?;
+        let inner = &self.inner;
+        self.block(async {
+            inner.absorb(scope).await?;
+            inner
+                .read(async |tx| {
+                    let (scope, registry) = inner.find(tx, scope).await?;
+                    pull::changes(tx, &registry, &scope, inner.history, cursor, limit).await
+                })
+                .await
+        })
+    }
+    /// Lists the devices of the caller's account.
+    pub fn devices(&self, caller: &Caller) -> Result<Vec<DeviceInfo>, ApiError> {
+        self.block(async { self.inner.read(async |tx| accounts::devices(tx, Some(&caller.account)).await).await })
+    }
+    /// Revokes a device of the caller's account.
+    pub fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError> {
+        let inner = &self.inner;
+        self.block(async { inner.write(async |tx| accounts::revoke(tx, Some(&caller.account), device, inner.env().now_ms).await).await })
+    }
+    /// Returns the heads of the caller's scopes, and a receiver that is told (scope, seq) after each commit of any server.
+    pub fn watch(&self, caller: &Caller) -> Result<Watch, ApiError> {
+        // Subscribe first: a commit between the two is told twice rather than never.
+        let changes: broadcast::Receiver<(ScopeId, Seq)> = self.inner.wakes.subscribe();
+        let scope = ScopeId(caller.account.clone());
+        let inner = &self.inner;
+        let head = self.block(async { inner.read(async |tx| Ok(inner.find(tx, &scope).await?.0.seq)).await })?;
+        inner.wakes.watched(&scope, head);
+        Ok(Watch { heads: vec![(scope, head)], changes })
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Inner {
+    fn env(&self) -> Env {
+        Env { now_ms: system_env().now_ms, writer: self.writer, source: self.source }
+    }
+
+    /// Runs `work` in one snapshot.
+    async fn read<T>(&self, work: impl AsyncFnOnce(&Tx) -> Result<T, ApiError>) -> Result<T, ApiError> {
+        let tx = Tx::begin(&self.pool, Purpose::Read).await?;
+        let done = work(&tx).await?;
+        tx.rollback().await?;
+        Ok(done)
+    }
+
+    /// Runs `work` in one transaction, again where it met somebody else's; it is durable when this returns.
+    async fn write<T>(&self, work: impl AsyncFn(&Tx) -> Result<T, ApiError>) -> Result<T, ApiError> {
+        let mut tries = 0;
+        loop {
+            let tx = Tx::begin(&self.pool, Purpose::Write).await?;
+            match work(&tx).await {
+                Ok(done) => {
+                    tx.commit().await?;
+                    return Ok(done);
+                }
+                Err(e) => {
+                    let _ = tx.rollback().await;
+                    tries += 1;
+                    if !is_contended(&e) || tries >= TRIES {
+                        return Err(e);
+                    }
+                }
+            }
+            pause(tries).await;
+        }
+    }
+
+    async fn find(&self, tx: &Tx, scope: &ScopeId) -> Result<(Scope, Arc<Registry>), ApiError> {
+        let registry = self.tables.current(tx).await?;
+        let scope = Scope::read(tx, scope).await?.ok_or_else(ApiError::no_such_scope)?;
+        Ok((scope, registry))
+    }
+
+    async fn sync(self: &Arc<Inner>, caller: &Caller, request: &SyncRequest) -> Result<SyncResponse, ApiError> {
+        check_request(request)?;
+        request.scopes.iter().try_for_each(|asked| may_see(caller, &asked.scope))?;
+        let mut receipts = Vec::with_capacity(request.scopes.len());
+        for asked in &request.scopes {
+            receipts.push(match &asked.push {
+                Some(_) => self.push(caller, asked).await?,
+                None => {
+                    self.absorb(&asked.scope).await?;
+                    None
+                }
+            });
+        }
+        let (response, applied) = self
+            .read(async move |tx| {
+                let registry = self.tables.current(tx).await?;
+                let mut scopes = Vec::with_capacity(request.scopes.len());
+                let mut applied = Vec::new();
+                for (asked, receipt) in request.scopes.iter().zip(receipts) {
+                    let (scope, _) = self.find(tx, &asked.scope).await?;
+                    // A push was only looked at where the pasts agree; so they are compared once more for those without.
+                    if let Some(common) = pull::compare_pasts(tx, &scope, self.history, asked).await? {
+                        scopes.push(ScopeAnswer { scope: scope.id.clone(), history_changed: Some(common), ..ScopeAnswer::default() });
+                        continue;
+                    }
+                    applied.extend(asked.cursor.map(|c| (asked.scope.clone(), c.seq)));
+                    scopes.push(pull::read_answer(tx, &registry, &scope, asked, receipt, &self.limits).await?);
+                }
+                let schema = registry.schema();
+                let response = SyncResponse {
+                    version: syncline_core::VERSION,
+                    server_time_ms: self.env().now_ms,
+                    history: self.history,
+                    fingerprint: schema.fingerprint(),
+                    schema: request.schema_wanted.then_some(schema),
+                    scopes,
+                };
+                Ok((response, applied))
+            })
+            .await?;
+        let (inner, device) = (self.clone(), caller.device_id);
+        // Late is safe: until then less is forgotten for the device's sake.
+        tokio::spawn(async move {
+            let noted = inner.note(device, &applied).await;
+            if let Err(e) = noted {
+                tracing::warn!("noting what a device has applied: {e}");
+            }
+        });
+        Ok(response)
+    }
+
+    async fn note(&self, device: DeviceId, applied: &[(ScopeId, Seq)]) -> Result<(), ApiError> {
+        let now_ms = self.env().now_ms;
+        let tx = Tx::begin(&self.pool, Purpose::Write).await?;
+        for (scope, seq) in applied {
+            accounts::ack(&tx, device, scope, *seq, now_ms).await?;
+        }
+        accounts::touch(&tx, device, now_ms).await?;
+        tx.commit().await
+    }
+
+    /// Commits one scope's push; `None` where the device's past is not this authority's: then nothing was looked at.
+    async fn push(&self, caller: &Caller, asked: &ScopeRequest) -> Result<Option<commit::Receipt>, ApiError> {
+        let Some(push) = &asked.push else { return Ok(None) };
+        let mut mode = commit::Mode::Fast;
+        let mut tries = 0;
+        loop {
+            let tx = Tx::begin(&self.pool, Purpose::Write).await?;
+            match self.try_push(&tx, caller, asked, push, mode).await {
+                Ok(Pushed::Done(receipt, moved)) => {
+                    tx.commit().await?;
+                    self.wakes.moved(&asked.scope, moved);
+                    return Ok(receipt);
+                }
+                Ok(Pushed::Objected) => {
+                    tx.rollback().await?;
+                    mode = commit::Mode::Diagnose;
+                    continue;
+                }
+                Err(e) => {
+                    let _ = tx.rollback().await;
+                    tries += 1;
+                    if !is_contended(&e) || tries >= TRIES {
+                        return Err(e);
+                    }
+                    mode = commit::Mode::Fast;
+                }
+            }
+            pause(tries).await;
+        }
+    }
+
+    async fn try_push(&self, tx: &Tx, caller: &Caller, asked: &ScopeRequest, push: &syncline_core::Push, mode: commit::Mode) -> Result<Pushed, ApiError> {
+        let env = self.env();
+        let mut scope = Scope::lock(tx, &asked.scope).await?.ok_or_else(ApiError::no_such_scope)?;
+        let before = scope.seq;
+        let registry = self.tables.current(tx).await?;
+        absorb::absorb(tx, &registry, &mut scope, &env).await?;
+        let mut receipt = None;
+        if pull::compare_pasts(tx, &scope, self.history, asked).await?.is_none() {
+            let what = commit::Asked { device: caller.device_id, source: asked.source, push, limits: &self.limits };
+            match commit::commit(tx, &registry, &mut scope, &env, &what, mode).await? {
+                commit::Tried::Done(done) => receipt = Some(done),
+                commit::Tried::Objected => return Ok(Pushed::Objected),
+            }
+        }
+        if scope.seq != before {
+            scope.save(tx).await?;
+        }
+        Ok(Pushed::Done(receipt, (scope.seq != before).then_some(scope.seq)))
+    }
+
+    /// Gives what SQL clients wrote to a scope its numbers, if there is anything.
+    async fn absorb(&self, scope: &ScopeId) -> Result<(), ApiError> {
+        let mut tries = 0;
+        loop {
+            let tx = Tx::begin(&self.pool, Purpose::Write).await?;
+            match self.try_absorb(&tx, scope).await {
+                Ok(None) => return tx.rollback().await,
+                Ok(moved) => {
+                    tx.commit().await?;
+                    self.wakes.moved(scope, moved);
+                    return Ok(());
+                }
+                Err(e) => {
+                    let _ = tx.rollback().await;
+                    tries += 1;
+                    if !is_contended(&e) || tries >= TRIES {
+                        return Err(e);
+                    }
+                }
+            }
+            pause(tries).await;
+        }
+    }
+
+    async fn try_absorb(&self, tx: &Tx, scope: &ScopeId) -> Result<Option<Seq>, ApiError> {
+        let sql = "SELECT EXISTS (SELECT FROM syncline.capture WHERE scope_id = $1)";
+        if !tx.query_one(sql, &[(&scope.0, Type::TEXT)]).await?.get::<_, bool>(0) {
+            return Ok(None);
+        }
+        let Some(mut locked) = Scope::lock(tx, scope).await? else { return Ok(None) };
+        let registry = self.tables.current(tx).await?;
+        let before = locked.seq;
+        absorb::absorb(tx, &registry, &mut locked, &self.env()).await?;
+        locked.save(tx).await?;
+        // Captures that came to nothing are gone from the log: that, too, is to be committed.
+        Ok(Some(locked.seq.max(before)))
+    }
+}
+
+enum Pushed {
+    Done(Option<commit::Receipt>, Option<Seq>),
+    Objected,
+}
+
+/// A scope that one may not see answers like one that does not exist.
+fn may_see(caller: &Caller, scope: &ScopeId) -> Result<(), ApiError> {
+    if scope.0 == caller.account { Ok(()) } else { Err(ApiError::no_such_scope()) }
+}
+
+async fn pause(tries: u32) {
+    let most = 5u64 << tries.min(6);
+    tokio::time::sleep(Duration::from_millis(1 + system_env().nonce() % most)).await;
+}
+
+async fn prepare(pool: &Pool, fresh: (HistoryId, SourceId)) -> Result<(HistoryId, SourceId, Option<String>), ApiError> {
+    let tx = Tx::begin(pool, Purpose::Write).await?;
+    let sql = "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), current_setting('fsync') = 'on'
+               AND current_setting('synchronous_commit') <> 'off'";
+    let row = tx.query_one(sql, &[]).await?;
+    let (version, encoding, durable): (i32, String, bool) = (row.get(0), row.get(1), row.get(2));
+    if version < VERSION_MIN {
+        return Err(ApiError::BadRequest("PostgreSQL 15 or later is needed; update it".into()));
+    }
+    if encoding != "UTF8" {
+        return Err(ApiError::BadRequest(format!("the database's encoding is {encoding}; make one with ENCODING 'UTF8'")));
+    }
+    if !durable {
+        tracing::warn!("fsync or synchronous_commit is off in this database: what devices are told is durable may be lost in a crash");
+    }
+    let history = migrate::migrate(&tx, fresh.0).await?;
+    let source = absorb::own_source(&tx, fresh.1).await?;
+    let broken = migrate::check(&tx).await?;
+    tx.commit().await?;
+    Ok((history, source, broken.into_iter().next()))
+}
+
+/// Names a database for people, without its password.
+fn shown(config: &tokio_postgres::Config) -> String {
+    use tokio_postgres::config::Host;
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(host)) => host.clone(),
+        #[cfg(unix)]
+        Some(Host::Unix(path)) => path.display().to_string(),
+        _ => "localhost".into(),
+    };
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    format!("database {} at {host}:{port}", config.get_dbname().unwrap_or("(the user's own)"))
+}

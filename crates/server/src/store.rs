@@ -1,0 +1,67 @@
+//! The authority's store: one SQLite file, or PostgreSQL. Behind one HTTP shell, with one answer to the same request.
+
+use crate::accounts::{Caller, DeviceInfo};
+use crate::api_error::ApiError;
+use crate::engine::{Engine, Watch};
+use crate::http::Authority;
+use crate::postgres::Postgres;
+use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, Limits, ScopeId, SyncRequest, SyncResponse};
+
+/// Where an authority keeps its rows.
+pub enum Store {
+    /// In a file of its own.
+    Sqlite(Engine),
+    /// In a PostgreSQL database, beside other servers and other clients.
+    Postgres(Postgres),
+}
+
+impl Authority for Store {
+    fn limits(&self) -> Limits {
+        match self {
+            Store::Sqlite(engine) => engine.limits(),
+            Store::Postgres(postgres) => postgres.limits(),
+        }
+    }
+    fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError> {
+        match self {
+            Store::Sqlite(engine) => engine.authenticate(bearer),
+            Store::Postgres(postgres) => postgres.authenticate(bearer),
+        }
+    }
+    fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, ApiError> {
+        match self {
+            Store::Sqlite(engine) => engine.enrol(request),
+            Store::Postgres(postgres) => postgres.enrol(request),
+        }
+    }
+    fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError> {
+        match self {
+            Store::Sqlite(engine) => engine.sync(caller, request),
+            Store::Postgres(postgres) => postgres.sync(caller, request),
+        }
+    }
+    fn changes(&self, caller: &Caller, scope: &ScopeId, cursor: Option<Cursor>, limit: usize) -> Result<serde_json::Value, ApiError> {
+        match self {
+            Store::Sqlite(engine) => engine.changes(caller, scope, cursor, limit),
+            Store::Postgres(postgres) => postgres.changes(caller, scope, cursor, limit),
+        }
+    }
+    fn devices(&self, caller: &Caller) -> Result<Vec<DeviceInfo>, ApiError> {
+        match self {
+            Store::Sqlite(engine) => engine.devices(caller),
+            Store::Postgres(postgres) => postgres.devices(caller),
+        }
+    }
+    fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError> {
+        match self {
+            Store::Sqlite(engine) => engine.revoke(caller, device),
+            Store::Postgres(postgres) => postgres.revoke(caller, device),
+        }
+    }
+    fn watch(&self, caller: &Caller) -> Result<Watch, ApiError> {
+        match self {
+            Store::Sqlite(engine) => engine.watch(caller),
+            Store::Postgres(postgres) => postgres.watch(caller),
+        }
+    }
+}
