@@ -334,7 +334,7 @@ pub fn rows(conn: &Connection) -> Vec<String> {
     let mut out = Vec::new();
     for table in tables {
         let columns = names(conn, &format!("SELECT name FROM pragma_table_xinfo('{table}') WHERE name <> 'scope_id' ORDER BY name"));
-        let list = columns.iter().map(|c| format!("\"{c}\"")).collect::<Vec<_>>().join(", ");
+        let list = columns.iter().map(|c| format!("\"{}\"", c.replace('"', "\"\""))).collect::<Vec<_>>().join(", ");
         let mut query = conn.prepare(&format!("SELECT {list} FROM \"{table}\"")).unwrap();
         let mut found = query.query([]).unwrap();
         while let Some(row) = found.next().unwrap() {

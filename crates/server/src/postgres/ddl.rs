@@ -210,7 +210,7 @@ fn column_line(column: &ColumnDef, schema: &Schema, table: &TableDef) -> String 
         // Devices hold 64-bit integers and doubles: digits beyond those would be lost there.
         PgType::Numeric => {
             line += &format!(
-                " CONSTRAINT {} CHECK ({name} = trunc({name}) AND abs({name}) < 9223372036854775808 OR {name} = ({name}::float8)::text::numeric)",
+                " CONSTRAINT {} CHECK ({name} = trunc({name}) AND {name} BETWEEN -9223372036854775808 AND 9223372036854775807 OR {name} = ({name}::float8)::text::numeric)",
                 quote(&fit("fits_devices_", &column.name))
             );
         }

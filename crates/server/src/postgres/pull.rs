@@ -98,7 +98,8 @@ async fn read_page(tx: &Tx, registry: &Registry, scope: &Scope, what: &Reading<'
     // The first statement of a small page should not bring a thousand rows for one.
     let mut chunk = if what.bytes < 64 * 1024 { 64 } else { CHUNK };
     loop {
-        let at = i32::try_from(last.table).map_err(|_| ApiError::BadRequest("a page's position names no table".into()))?;
+        // A position behind all tables is one before the next number.
+        let at = i32::try_from(last.table).unwrap_or(i32::MAX);
         let rows = tx
             .query(
                 &sql,
@@ -143,7 +144,7 @@ async fn rows_left(tx: &Tx, scope: &Scope, after: &Position) -> Result<u64, ApiE
     let params = [
         (&scope.id.0 as &(dyn tokio_postgres::types::ToSql + Sync), Type::TEXT),
         (&(after.seq.0 as i64), Type::INT8),
-        (&(after.table as i32), Type::INT4),
+        (&i32::try_from(after.table).unwrap_or(i32::MAX), Type::INT4),
         (&&after.key.0[..], Type::BYTEA),
     ];
     Ok(tx.query_one(sql, &params).await?.get::<_, i64>(0) as u64)
