@@ -323,7 +323,7 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
 }
 
 /// Refuses what columns keep beside their values if the row's context does not cover it, or if it is no edit of a text.
-fn check_entries(state: &RowState) -> Result<(), String> {
+pub(crate) fn check_entries(state: &RowState) -> Result<(), String> {
     for (_, extra) in &state.extras {
         let mut covered = true;
         extra.stamps(&mut |s| covered &= state.ctx.covers(s) || state.ground.covers(s));

@@ -8,8 +8,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use std::collections::HashMap;
 use syncline_core::DeviceId;
-use syncline_server::{DeviceInfo, Postgres};
 use syncline_server::accounts::{self, CursorInfo};
+use syncline_server::{DeviceInfo, Postgres};
 
 /// Lists devices with their cursor, how far they are behind, and when they were last heard of
 #[derive(clap::Args)]
@@ -86,12 +86,7 @@ fn lag(conn: &Connection, scope_id: &str, seen: u64) -> anyhow::Result<(u64, Opt
     Ok((head, first_missing))
 }
 
-fn line(
-    device: DeviceInfo,
-    cursors: &Cursors,
-    now: i64,
-    lag: impl Fn(&str, u64) -> anyhow::Result<(u64, Option<i64>)>,
-) -> anyhow::Result<Line> {
+fn line(device: DeviceInfo, cursors: &Cursors, now: i64, lag: impl Fn(&str, u64) -> anyhow::Result<(u64, Option<i64>)>) -> anyhow::Result<Line> {
     let scope_id = device.account.clone();
     let cursor = cursors.get(&(device.device_id, scope_id.clone())).copied();
     let seen = cursor.unwrap_or(0);

@@ -17,7 +17,9 @@ pub struct Args {
 pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     let found = match args.place.open()? {
         Opened::Postgres(postgres) => postgres.doctor()?,
-        Opened::Sqlite(_) => return Err(failure(Exit::Usage, "this version examines PostgreSQL authorities only; `serve --data` checks its own at every start")),
+        Opened::Sqlite(_) => {
+            return Err(failure(Exit::Usage, "this version examines PostgreSQL authorities only; `serve --data` checks its own at every start"));
+        }
     };
     if out.json {
         out.document(&serde_json::json!({ "found": found }))?;

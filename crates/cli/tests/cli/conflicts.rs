@@ -164,10 +164,10 @@ fn a_person_settles_one_after_another_in_a_terminal() {
     assert!(done.status.success(), "{screen}\n{}", String::from_utf8_lossy(&done.stderr));
     assert!(screen.contains("keep mine: this device's row is offered") && screen.contains("3 conflicts settled, 1 left"), "{screen}");
     a.sync(4);
-    let server = world.server_db();
-    assert_eq!(one(&server, "SELECT email FROM person WHERE id = 'a1'"), "a1@example.org");
-    assert_eq!(one(&server, "SELECT day || ' ' || minutes FROM entry WHERE id = 'old1'"), "2026-02-01 7");
-    assert_eq!(one(&server, "SELECT count(*) FROM entry WHERE id IN ('nowhere', 'old2')"), "0");
+    let server = world.rows_at_server();
+    assert_eq!(server.one("SELECT email FROM person WHERE id = 'a1'"), "a1@example.org");
+    assert_eq!(server.one("SELECT day || ' ' || minutes FROM entry WHERE id = 'old1'"), "2026-02-01 7");
+    assert_eq!(server.one("SELECT count(*) FROM entry WHERE id IN ('nowhere', 'old2')"), "0");
     assert_eq!(a.one("SELECT count(*) FROM entry WHERE id = 'nowhere'"), "0", "the server's: no such row");
     assert_eq!(a.conflicts("parked").len(), 1);
 }

@@ -11,9 +11,10 @@ use crate::postgres::registry::{Registry, Table};
 use crate::postgres::rows::{self, Kind, Record};
 use crate::postgres::scope::{Bundle, Scope};
 use crate::postgres::types::{self, Cell};
+use crate::postgres::write::{Action, Planned, Unwritten, write};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use syncline_core::{BundleId, ColSet, Hlc, Key, Nonce, Seq, SourceId, Stamp};
+use syncline_core::{BundleId, ColSet, Hlc, Key, Nonce, RowState, Seq, SourceId, Stamp};
 use tokio_postgres::types::Type;
 
 /// Captures that are taken at a time, so that memory stays flat.
@@ -147,6 +148,7 @@ async fn absorb_rows(
     let mut changed = Vec::new();
     let mut defaults: HashMap<(i32, usize), Cell> = HashMap::new();
     let mut saved: Vec<(i32, Key, Record)> = Vec::new();
+    let mut unlike = Vec::new();
     for (((t, _, fold), key), cells) in folds.into_iter().zip(chosen).zip(current) {
         let mut record = records.remove(&(t.n, key.clone())).unwrap_or_else(Record::unknown);
         if let Some(cells) = &cells {
@@ -156,7 +158,11 @@ async fn absorb_rows(
                 }
             }
         }
-        if absorb_row(&t, &mut record, &fold, cells, env, seq, &defaults) {
+        let absorbed = absorb_row(&t, &mut record, &fold, cells, env, seq, &defaults);
+        if absorbed.differs {
+            unlike.push((t.clone(), key.clone(), record.state.clone()));
+        }
+        if absorbed.changed {
             scope.add_digest(record.settle(&t, &key));
             changed.push((t.n, key.clone()));
             saved.push((t.n, key, record));
@@ -164,17 +170,50 @@ async fn absorb_rows(
     }
     let saved: Vec<(i32, &Key, &Record)> = saved.iter().map(|(n, key, record)| (*n, key, record)).collect();
     rows::save(tx, &scope.id.0, &saved).await?;
+    put_back(tx, scope, &unlike).await?;
     Ok(changed)
 }
 
-/// Makes one row's captured writes part of its state. Says whether anything changed.
-fn absorb_row(t: &Table, record: &mut Record, fold: &Fold, current: Option<Vec<Cell>>, env: &Env, seq: Seq, defaults: &HashMap<(i32, usize), Cell>) -> bool {
+/// Makes the table show what row states say, where that is not what was written: a `max` that did not win, a set in its order.
+pub async fn put_back(tx: &Tx, scope: &Scope, unlike: &[(Arc<Table>, Key, RowState)]) -> Result<(), ApiError> {
+    if unlike.is_empty() {
+        return Ok(());
+    }
+    let columns = |t: &Table, state: &RowState| (0..t.columns.len()).filter(|c| state.cell(*c).is_some()).collect::<Vec<_>>();
+    let before: Option<String> = tx.query_one("SELECT current_setting('syncline.applying', true)", &[]).await?.get(0);
+    tx.batch("SET LOCAL syncline.applying = 'on'").await?;
+    for (t, key, state) in unlike.iter().filter(|u| !u.2.is_dead()) {
+        let planned = Planned { table: t, key, action: Action::Update, columns: columns(t, state), state };
+        tx.batch("SAVEPOINT syncline_put_back").await?;
+        match write(tx, &scope.id.0, &[planned], &[]).await {
+            Ok(()) => tx.batch("RELEASE SAVEPOINT syncline_put_back").await?,
+            Err(Unwritten::Failed(e)) => return Err(e.into()),
+            // The table keeps what was written there; the state is what devices get.
+            Err(why) => {
+                tracing::warn!("table `{}` cannot show what a row of it has become: {why:?}", t.def.name);
+                tx.batch("ROLLBACK TO SAVEPOINT syncline_put_back").await?;
+            }
+        }
+    }
+    tx.batch(&format!("SET LOCAL syncline.applying = '{}'", if before.as_deref() == Some("on") { "on" } else { "off" })).await
+}
+
+/// What one row's captured writes came to.
+#[derive(Default)]
+struct OneRow {
+    changed: bool,
+    /// Whether the state now shows something else than the table.
+    differs: bool,
+}
+
+/// Makes one row's captured writes part of its state.
+fn absorb_row(t: &Table, record: &mut Record, fold: &Fold, current: Option<Vec<Cell>>, env: &Env, seq: Seq, defaults: &HashMap<(i32, usize), Cell>) -> OneRow {
     let stamp = |record: &Record| Stamp { hlc: Hlc::from_ms(fold.at_ms).max(record.state.next_hlc()), writer: env.writer };
     let was_shown = record.is_shown();
     let mut changed = ColSet::none();
-    let mut born = false;
+    let (mut born, mut differs) = (false, false);
     if was_shown && (current.is_none() || (fold.deleted && fold.inserted)) {
-        record.state.delete(stamp(record));
+        record.state.delete(stamp(record), &t.policies);
         record.kind = Kind::Tombstone;
         changed.insert_liveness();
     }
@@ -183,7 +222,12 @@ fn absorb_row(t: &Table, record: &mut Record, fold: &Fold, current: Option<Vec<C
             let now = stamp(record);
             changed.union(&record.state.insert(now, t.columns.len()));
             for (c, cell) in cells.into_iter().enumerate() {
-                record.state.write(c, now, t.columns[c].type_of.value(cell));
+                let value = t.columns[c].type_of.value(cell);
+                match t.policies.column(c).misfit(&value) {
+                    // What nobody can merge is held as it is until it is mended.
+                    Some(_) => record.state.write(c, now, value),
+                    None => differs |= record.state.write_as(&t.policies, c, now, value, None, Some(seq)),
+                }
             }
             born = true;
         } else {
@@ -195,8 +239,26 @@ fn absorb_row(t: &Table, record: &mut Record, fold: &Fold, current: Option<Vec<C
                     // Never written: what it shows by itself is nobody's edit.
                     None => cell == Cell::Null || defaults.get(&(t.n, c)) == Some(&cell),
                 };
-                if !same {
-                    record.state.write(c, now, of.value(cell));
+                let value = of.value(cell);
+                if same {
+                    continue;
+                }
+                let policy = t.policies.column(c);
+                let before = record.state.cell(c).map(|x| x.value.clone());
+                if policy.is_computed() && policy.misfit(&value).is_some() && before.is_some() {
+                    differs = true;
+                    continue;
+                }
+                match policy.misfit(&value) {
+                    Some(_) => record.state.write(c, now, value),
+                    None => differs |= record.state.write_as(&t.policies, c, now, value, before.as_ref(), Some(seq)),
+                }
+                changed.insert(c);
+            }
+            // Columns that only make sense together share one stamp.
+            for c in changed.columns().flat_map(|c| t.policies.group_of(c)).copied().collect::<Vec<_>>() {
+                if let Some(value) = record.state.cell(c).filter(|x| x.stamp != now).map(|x| x.value.clone()) {
+                    record.state.write(c, now, value);
                     changed.insert(c);
                 }
             }
@@ -207,10 +269,10 @@ fn absorb_row(t: &Table, record: &mut Record, fold: &Fold, current: Option<Vec<C
         }
     }
     if changed.is_empty() {
-        return false;
+        return OneRow { changed: false, differs };
     }
     record.number(t, &changed, seq, born);
-    true
+    OneRow { changed: true, differs }
 }
 
 /// Returns what a column holds where nobody wrote it.
@@ -220,7 +282,7 @@ async fn default_of(tx: &Tx, registry: &Registry, t: &Table, c: usize) -> Result
     let Some(sql) = default.and_then(|d| expr::value(d, &registry.schema(), &t.def, of)) else { return Ok(Cell::Null) };
     let typed = of.sql().split(' ').take(if of == types::PgType::Double { 2 } else { 1 }).collect::<Vec<_>>().join(" ");
     let row = tx.query_one(&format!("SELECT {}", of.read(&format!("(({sql})::{typed})"))), &[]).await?;
-    Ok(of.from_row(&row, 0)?)
+    Ok(of.selected(&row, 0)?)
 }
 
 /// Returns the source that this authority's own bundles bear, the same for all its servers.

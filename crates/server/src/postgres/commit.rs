@@ -192,14 +192,16 @@ fn merge(row: &Pushed, here: Option<&Record>, seq: Seq) -> Merged {
     if record.is_new() && row.state.ground.is_empty() {
         // Nothing to merge with: the state is what was sent.
         record.state = row.state.clone();
+        let as_sent = record.state.confirm(&t.policies, seq).is_empty();
         record.number(t, &t.all_columns(), seq, true);
         let action = if record.state.is_dead() { Action::Nothing } else { Action::Insert };
         let columns = written(&record.state);
-        return Merged { record, action, columns, touched: true, as_sent: true };
+        return Merged { record, action, columns, touched: true, as_sent };
     }
     let before = record.state.clone();
     let (was_dead, was_gravestone, was_shown) = (before.is_dead(), record.kind == Kind::Gravestone, record.is_shown());
-    let mut changed = record.state.merge(&row.state, &row.mask);
+    let mut changed = record.state.merge(&row.state, &row.mask, &t.policies).changed;
+    record.state.confirm(&t.policies, seq).into_iter().for_each(|c| changed.insert(c));
     let as_sent = row.is_as_sent(&record.state);
     let born = was_dead && !record.state.is_dead();
     if born && was_gravestone {
@@ -207,7 +209,7 @@ fn merge(row: &Pushed, here: Option<&Record>, seq: Seq) -> Merged {
     }
     if !as_sent {
         // Numbered too, although nothing changed here: the sender must hear what it has not got.
-        for c in row.mask.columns().filter(|c| record.state.cell(*c) != row.state.cell(*c)) {
+        for c in row.mask.columns().filter(|c| !record.state.cell_eq(&row.state, *c)) {
             changed.insert(c);
         }
         changed.insert_liveness();

@@ -151,7 +151,7 @@ impl Postgres {
     /// Enrols a device, and takes its tables over.
     pub fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, ApiError> {
         let inner = &self.inner;
-        self.block(async { inner.write(async |tx| schema::enrol(tx, &request, inner.history, inner.env().now_ms).await).await })
+        self.block(async { inner.write(async |tx| schema::enrol(tx, &request, inner.history, &inner.env()).await).await })
     }
     /// Commits what is pushed and reads what has changed.
     pub fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError> {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use syncline_core::digest::name_hash;
 use syncline_core::schema::{Schema, TableDef, quote};
-use syncline_core::{ColSet, Key, RowState, TableRef, Value};
+use syncline_core::{ColSet, Key, Policies, RowState, TableRef, Value};
 use tokio_postgres::types::Type;
 
 /// A column outside the key whose values travel.
@@ -32,6 +32,8 @@ pub struct Table {
     pub key_types: Vec<PgType>,
     /// The other columns by number.
     pub columns: Vec<Column>,
+    /// How its columns merge.
+    pub policies: Policies,
     /// Part of every row's hash.
     pub name_hash: u64,
     /// (column, hash of its name), in order of the hashes.
@@ -110,7 +112,10 @@ impl Table {
         hash_columns.sort_by_key(|x| x.1);
         let key = declared(&def).map(|k| def.column(k).map_or(k, |c| &c.name).to_owned()).collect();
         let key_types = types::key_types(schema, &def);
-        Table { n, name_hash: name_hash(&def.name), key, key_types, columns, hash_columns, def }
+        let names: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
+        // What cannot be was refused when the table was declared.
+        let policies = Policies::of(&def, &names).unwrap_or_default();
+        Table { policies, n, name_hash: name_hash(&def.name), key, key_types, columns, hash_columns, def }
     }
     /// Returns the table as deltas name it.
     pub fn table_ref(&self) -> TableRef {

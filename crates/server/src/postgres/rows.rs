@@ -268,7 +268,7 @@ pub async fn read_business(tx: &Tx, scope: &str, t: &Table, keys: &[Key]) -> Res
         params.extend(columns.iter().map(|c| c.param()));
         for row in tx.query(&sql, &params).await? {
             let at = row.get::<_, i64>(0) as usize - 1;
-            let cells: Result<Vec<_>, _> = t.columns.iter().enumerate().map(|(c, col)| col.type_of.from_row(&row, c + 1)).collect();
+            let cells: Result<Vec<_>, _> = t.columns.iter().enumerate().map(|(c, col)| col.type_of.selected(&row, c + 1)).collect();
             out[start + at] = Some(cells?);
         }
     }

@@ -2,34 +2,40 @@
 
 use crate::accounts::Enrolled;
 use crate::api_error::ApiError;
+use crate::postgres::absorb::{absorb, put_back};
 use crate::postgres::db::{Failed, Tx};
-use crate::postgres::registry::{Registry, register};
-use crate::postgres::{accounts, ddl};
-use syncline_core::{EnrolRequest, EnrolResponse, HistoryId, Schema, ScopeId};
+use crate::postgres::registry::{Registry, Table, register};
+use crate::postgres::rows::{self, COLUMNS, Record};
+use crate::postgres::scope::Scope;
+use crate::postgres::{Env, accounts, ddl};
+use std::sync::Arc;
+use syncline_core::{EnrolRequest, EnrolResponse, HistoryId, Key, Schema, ScopeId, TableDef};
+use syncline_replica::policies::change_rules;
 use syncline_replica::schema::{SchemaError, merge_schema, validate};
 use tokio_postgres::types::Type;
 
 /// Enrols a device: token, account, scope, schema. Enrolments come one after another, commits go on meanwhile.
-pub async fn enrol(tx: &Tx, request: &EnrolRequest, history: HistoryId, now_ms: i64) -> Result<EnrolResponse, ApiError> {
+pub async fn enrol(tx: &Tx, request: &EnrolRequest, history: HistoryId, env: &Env) -> Result<EnrolResponse, ApiError> {
     if request.version != syncline_core::VERSION {
         return Err(ApiError::UpgradeRequired(format!("the server speaks version {} of the protocol; update the older of the two", syncline_core::VERSION)));
     }
     tx.query("SELECT value FROM syncline.meta WHERE name = 'schema_number' FOR UPDATE", &[]).await?;
-    let Enrolled { account, key_block } = accounts::enrol(tx, request, now_ms).await?;
+    let Enrolled { account, key_block } = accounts::enrol(tx, request, env.now_ms).await?;
     if let Some(schema) = &request.schema {
-        take(tx, schema).await?;
+        take(tx, schema, env).await?;
     }
     let schema = Registry::read(tx).await?.schema();
-    Ok(EnrolResponse { scopes: vec![ScopeId(account.clone())], account, history, schema, server_time_ms: now_ms, key_block })
+    Ok(EnrolResponse { scopes: vec![ScopeId(account.clone())], account, history, schema, server_time_ms: env.now_ms, key_block })
 }
 
 /// Adds a device's tables and columns to the authority's.
-async fn take(tx: &Tx, theirs: &Schema) -> Result<(), ApiError> {
+async fn take(tx: &Tx, theirs: &Schema, env: &Env) -> Result<(), ApiError> {
     let refused = |e: SchemaError| ApiError::BadRequest(e.to_string());
     validate(theirs).map_err(refused)?;
     let before = Registry::read(tx).await?;
     let merged = merge_schema(&before.schema(), theirs).map_err(refused)?;
-    if merged.new_tables.is_empty() && merged.new_columns.is_empty() && merged.schema.version == before.version {
+    let ruled = new_rules(&merged.schema, theirs)?;
+    if merged.new_tables.is_empty() && merged.new_columns.is_empty() && ruled.is_empty() && merged.schema.version == before.version {
         return Ok(());
     }
     let mut changed = merged.new_tables.clone();
@@ -46,7 +52,7 @@ async fn take(tx: &Tx, theirs: &Schema) -> Result<(), ApiError> {
             run(tx, &sql).await?;
         }
     }
-    for def in &changed {
+    for def in changed.iter().chain(&ruled) {
         register(tx, def).await?;
     }
     if merged.schema.version > 0 {
@@ -59,6 +65,58 @@ async fn take(tx: &Tx, theirs: &Schema) -> Result<(), ApiError> {
         for sql in ddl::capture(table) {
             run(tx, &sql).await?;
         }
+    }
+    for def in &ruled {
+        if let Some(t) = registry.find(&def.name) {
+            follow(tx, &t, env, &before).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the tables of which a device declares other rules of merging than the authority has, as they become.
+fn new_rules(ours: &Schema, theirs: &Schema) -> Result<Vec<TableDef>, ApiError> {
+    let mut out = Vec::new();
+    for declared in &theirs.tables {
+        let Some(known) = ours.table(&declared.name) else { continue };
+        let def = change_rules(known, declared).map_err(|why| ApiError::BadRequest(format!("table `{}`: {why}", known.name)))?;
+        if !def.same_rules(known) {
+            out.push(def);
+        }
+    }
+    Ok(out)
+}
+
+/// Makes the rows of a table follow its new rules, scope by scope; what was written before is absorbed by the old ones.
+async fn follow(tx: &Tx, t: &Arc<Table>, env: &Env, before: &Registry) -> Result<(), ApiError> {
+    let scopes = tx.query("SELECT DISTINCT scope_id FROM syncline.row WHERE tbl = $1 ORDER BY 1", &[(&t.n, Type::INT4)]).await?;
+    for scope in scopes {
+        let Some(mut scope) = Scope::lock(tx, &ScopeId(scope.get(0))).await? else { continue };
+        absorb(tx, before, &mut scope, env).await?;
+        let sql = format!("SELECT {COLUMNS} FROM syncline.row WHERE scope_id = $1 AND tbl = $2 AND key > $3 ORDER BY key LIMIT 5000");
+        let mut last: Vec<u8> = Vec::new();
+        loop {
+            let rows = tx.query(&sql, &[(&scope.id.0, Type::TEXT), (&t.n, Type::INT4), (&last, Type::BYTEA)]).await?;
+            let Some(end) = rows.last() else { break };
+            last = end.get(2);
+            let mut changed: Vec<(Key, Record)> = Vec::new();
+            let mut unlike = Vec::new();
+            for row in &rows {
+                let (_, key, mut record) = Record::from_row(row)?;
+                let shown = record.state.clone();
+                if record.state.adopt(&t.policies) {
+                    if (0..t.columns.len()).any(|c| record.state.cell(c).map(|x| &x.value) != shown.cell(c).map(|x| &x.value)) {
+                        unlike.push((t.clone(), key.clone(), record.state.clone()));
+                    }
+                    scope.add_digest(record.settle(t, &key));
+                    changed.push((key, record));
+                }
+            }
+            let saved: Vec<(i32, &Key, &Record)> = changed.iter().map(|(key, record)| (t.n, key, record)).collect();
+            rows::save(tx, &scope.id.0, &saved).await?;
+            put_back(tx, &scope, &unlike).await?;
+        }
+        scope.save(tx).await?;
     }
     Ok(())
 }

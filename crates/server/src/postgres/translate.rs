@@ -1,6 +1,7 @@
 //! A pushed bundle in this store's terms: tables and columns found by name, and what must hold of any row before it is merged.
 
 use crate::api_error::ApiError;
+use crate::commit::check_entries;
 use crate::postgres::registry::{Registry, Table};
 use crate::postgres::rows::Records;
 use std::collections::HashSet;
@@ -35,7 +36,7 @@ impl Pushed {
     /// Whether a merged state is exactly what was sent, in all that was sent.
     pub fn is_as_sent(&self, state: &RowState) -> bool {
         let x = &self.state;
-        state.ctx == x.ctx && state.ground == x.ground && state.live == x.live && self.mask.columns().all(|c| state.cell(c) == x.cell(c))
+        state.ctx == x.ctx && state.ground == x.ground && state.live == x.live && self.mask.columns().all(|c| state.cell_eq(x, c))
     }
 }
 
@@ -104,8 +105,9 @@ pub fn translate(registry: &Registry, push: &Push, limits: &Limits, now_ms: i64)
         if decoded.state.gravestone || !decoded.state.live.iter().all(|d| decoded.state.ctx.covers(&d.stamp)) {
             return Err(ApiError::BadRequest("a row whose context does not cover its own writes".into()));
         }
+        check_entries(&decoded.state).map_err(ApiError::BadRequest)?;
         let mut mask = ColSet::liveness();
-        let mut state = RowState { cells: vec![], ..decoded.state.clone() };
+        let mut state = decoded.state.without_columns();
         let mut unknown = None;
         for c in decoded.present.columns() {
             let cell = decoded.state.cell(c);
@@ -114,7 +116,7 @@ pub fn translate(registry: &Registry, push: &Push, limits: &Limits, now_ms: i64)
             }
             match map[c] {
                 Some(to) => {
-                    state.set_cell(to, cell.cloned());
+                    state.take_column(to, &decoded.state, c);
                     mask.insert(to);
                 }
                 None => unknown = Some(push.rows.tables[row.table as usize].columns[c].clone()),
@@ -124,6 +126,8 @@ pub fn translate(registry: &Registry, push: &Push, limits: &Limits, now_ms: i64)
         let size = row.key.0.len() + row.values.iter().map(Value::size).sum::<usize>();
         if size > limits.row_bytes {
             refused.add(&pushed, Reason::TooLarge, format!("the row has {size} bytes; the server takes at most {}", limits.row_bytes));
+        } else if let Some(why) = misfit(table, &pushed) {
+            refused.add(&pushed, Reason::Type, why);
         } else if let Some(column) = unknown {
             let message = format!("the server does not know the column `{column}` yet; attach again with a new token, that takes the schema to it");
             refused.add(&pushed, Reason::Rule, message);
@@ -136,6 +140,14 @@ pub fn translate(registry: &Registry, push: &Push, limits: &Limits, now_ms: i64)
         out.push(pushed);
     }
     Ok(if refused.total == 0 { Translated::Rows(out) } else { Translated::Refused(refused) })
+}
+
+/// Finds the first value that its column's policy does not take.
+fn misfit(t: &Table, x: &Pushed) -> Option<String> {
+    x.mask.columns().find_map(|c| {
+        let why = t.policies.column(c).misfit(&x.state.cell(c)?.value)?;
+        Some(format!("column `{}`: {why}", t.columns.get(c)?.name))
+    })
 }
 
 /// Why no row of this table can have this key here.

@@ -109,7 +109,7 @@ impl PgType {
             PgType::Json => "json",
         }
     }
-    /// Returns an expression that reads a column in a form that `from_row` understands.
+    /// Returns an expression that reads a column in a form that `selected` understands.
     pub fn read(self, column: &str) -> String {
         match self {
             PgType::Numeric | PgType::Json => format!("{column}::text"),
@@ -163,7 +163,7 @@ impl PgType {
         })
     }
     /// Reads a column of a row that was selected by `read`.
-    pub fn from_row(self, row: &Row, i: usize) -> Result<Cell, tokio_postgres::Error> {
+    pub fn selected(self, row: &Row, i: usize) -> Result<Cell, tokio_postgres::Error> {
         Ok(match self {
             PgType::BigInt => row.try_get::<_, Option<i64>>(i)?.map_or(Cell::Null, Cell::Int),
             PgType::Double => row.try_get::<_, Option<f64>>(i)?.map_or(Cell::Null, Cell::Real),
@@ -334,7 +334,7 @@ fn number(text: &str) -> Option<Value> {
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
-    if text.len() % 2 != 0 || !text.is_ascii() {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
         return None;
     }
     (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()).collect()

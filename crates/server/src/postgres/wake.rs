@@ -143,7 +143,7 @@ pub async fn poll(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(POLL).await;
         let now = Instant::now();
-        let heads = (now >= heads_due).then(|| inner.wakes.listed()).unwrap_or_default();
+        let heads = if now >= heads_due { inner.wakes.listed() } else { vec![] };
         if !heads.is_empty() {
             heads_due = now + HEADS;
         }
