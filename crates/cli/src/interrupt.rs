@@ -15,7 +15,8 @@ impl Until {
         let (tell, told) = channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("interrupt".into()).spawn(move || {
-            runtime.block_on(syncline_server::http::shutdown_signal());
+            // Called inside of the runtime: it needs one from the call on, not only from the first poll.
+            runtime.block_on(async { syncline_server::http::shutdown_signal().await });
             let _ = tell.send(());
         })?;
         Ok(Until(told))
