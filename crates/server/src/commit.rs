@@ -546,7 +546,14 @@ fn free_unique_values(tx: &mut Tx, scope: &Scope, rows: &[Pushed], left: &[usize
     };
     let swapped: Vec<usize> = left.iter().filter(movable).copied().collect();
     for i in &swapped {
-        rows[*i].table.delete(tx, scope, &rows[*i].incoming.key)?;
+        let (t, key) = (&rows[*i].table, &rows[*i].incoming.key);
+        // Its values are in the table and nowhere else: they go into the sidecar until the row is back.
+        let mut row = tx.load_complete(scope, t, key)?;
+        t.delete(tx, scope, key)?;
+        if row.is_shown() {
+            row.kind = Kind::Shelved;
+            tx.save(scope, t, &mut row)?;
+        }
     }
     Ok(!swapped.is_empty())
 }

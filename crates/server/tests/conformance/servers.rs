@@ -1,0 +1,203 @@
+//! Several servers on one PostgreSQL database, beside other SQL clients.
+
+use crate::bed::*;
+use crate::postgres_database::psql;
+use std::time::{Duration, Instant};
+use syncline_core::*;
+use syncline_server::Store;
+use syncline_server::http::Authority;
+use tokio_postgres::NoTls;
+
+/// A SQL client that keeps its transaction open.
+struct Client {
+    runtime: tokio::runtime::Runtime,
+    client: tokio_postgres::Client,
+}
+
+impl Client {
+    fn new(url: &str) -> Client {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (client, connection) = runtime.block_on(tokio_postgres::connect(url, NoTls)).unwrap();
+        runtime.spawn(connection);
+        Client { runtime, client }
+    }
+    fn run(&self, sql: &str) {
+        self.runtime.block_on(self.client.batch_execute(sql)).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    }
+}
+
+fn within(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + patience;
+    while Instant::now() < end {
+        if done() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+#[test]
+fn each_transaction_of_a_sql_client_is_one_bundle_in_the_order_of_their_commits() {
+    let mut bed = Bed::postgres();
+    let mut a = bed.device("ada", TABLES);
+    a.pull(&bed.store);
+    let (one, two) = (Client::new(&bed.url()), Client::new(&bed.url()));
+    // The server itself must not come between.
+    let hold = Client::new(&bed.url());
+    hold.run("BEGIN; SELECT * FROM syncline.scope WHERE scope_id = 'ada' FOR UPDATE");
+    one.run("BEGIN; INSERT INTO person(id, name) VALUES('began first', 'x')");
+    two.run("BEGIN; INSERT INTO person(id, name) VALUES('p', 'x'); INSERT INTO entry(id, person) VALUES('e', 'p'); UPDATE person SET age = 1 WHERE id = 'p'");
+    two.run("COMMIT");
+    one.run("UPDATE person SET name = 'y' WHERE id = 'began first'; COMMIT");
+    hold.run("COMMIT");
+    a.pull(&bed.store);
+    let seq = |table: &str, id: &str| a.rows[&(table.to_owned(), key(id))].1;
+    assert_eq!((seq("person", "p"), seq("entry", "e"), seq("person", "began first")), (Seq(1), Seq(1), Seq(2)));
+    assert_eq!(psql(&bed.url(), "SELECT row_count FROM syncline.bundle ORDER BY seq").concat(), ["2", "1"]);
+}
+
+#[test]
+fn an_idle_server_tells_its_watchers_of_a_sql_clients_write_and_of_another_servers_push() {
+    let mut bed = Bed::postgres();
+    let (mut a, b) = (bed.device("ada", TABLES), bed.device("ada", ""));
+    let other = bed.another_server();
+    let mut watch = other.watch(&b.caller).unwrap();
+    let row = a.insert("person", key("p"), vec![Value::Null, Value::Null, text("P")]);
+    a.push(&bed.store, vec![row]);
+    let mut told = |seq| within(Duration::from_secs(30), || matches!(watch.changes.try_recv(), Ok((scope, n)) if scope.0 == "ada" && n == Seq(seq)));
+    assert!(told(1));
+    bed.sql("UPDATE person SET name = 'by hand'");
+    assert!(told(2));
+}
+
+#[test]
+fn a_writers_mistakes_fail_in_its_own_transaction() {
+    let mut bed = Bed::postgres();
+    let mut a = bed.device("ada", TABLES);
+    for (sql, why) in [
+        ("INSERT INTO person(scope_id, id, name) VALUES('nobody', 'p', 'x')", "there is no such scope"),
+        ("TRUNCATE person CASCADE", "use DELETE"),
+        ("INSERT INTO entry(id, person) VALUES('e', 'nobody')", "foreign key"),
+        ("INSERT INTO person(id, name) VALUES(repeat('k', 2500), 'x')", "_syncline_key_size"),
+    ] {
+        let refused = bed.try_sql(sql).unwrap_err();
+        assert!(refused.contains(why), "{sql}: {refused}");
+    }
+    // Nothing of it is left to stumble over.
+    let row = a.insert("person", key("p"), vec![Value::Null, Value::Null, text("P")]);
+    assert_eq!(committed(&a.push(&bed.store, vec![row])), Seq(1));
+}
+
+#[test]
+fn a_client_that_holds_a_row_delays_its_push_and_loses_nothing() {
+    let mut bed = Bed::postgres();
+    let (mut a, mut b) = (bed.device("ada", TABLES), bed.device("ada", ""));
+    let rows = ["p", "q"].map(|id| a.insert("person", key(id), vec![text(id), Value::Int(1), text(id)]));
+    a.push(&bed.store, rows.to_vec());
+    b.pull(&bed.store);
+    let client = Client::new(&bed.url());
+    client.run("BEGIN; UPDATE person SET name = 'by hand' WHERE id = 'p'");
+    let edit = a.update("person", key("p"), &[("age", Value::Int(2))]);
+    let free = b.update("person", key("q"), &[("age", Value::Int(3))]);
+    let (store, device) = (&bed.store, &mut a);
+    std::thread::scope(|s| {
+        let waiting = s.spawn(|| device.push(store, vec![edit]));
+        std::thread::sleep(Duration::from_millis(300));
+        // Others get through meanwhile, and the client is never the victim.
+        committed(&b.push(store, vec![free]));
+        client.run("UPDATE person SET email = 'held@x' WHERE id = 'p'; COMMIT");
+        committed(&waiting.join().unwrap());
+    });
+    b.pull(&bed.store);
+    a.pull(&bed.store);
+    assert_eq!(a.rows, b.rows);
+    assert_eq!(a.shows("person")[0], ("p".into(), vec![text("held@x"), Value::Int(2), text("by hand")]));
+}
+
+#[test]
+fn devices_on_three_servers_beside_a_sql_client_and_an_operator_who_kills_connections_end_equal() {
+    const ROUNDS: i64 = 12;
+    let mut bed = Bed::postgres();
+    let accounts = ["ada", "bert"];
+    let mut devices: Vec<Device> = vec![bed.device("ada", TABLES), bed.device("bert", "")];
+    for i in 0..6 {
+        devices.push(bed.device(accounts[i % 2], ""));
+    }
+    let servers: Vec<Store> = (0..3).map(|_| Store::Postgres(bed.another_server())).collect();
+    let url = bed.url();
+    let busy = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|s| {
+        let working: Vec<_> = devices
+            .iter_mut()
+            .enumerate()
+            .map(|(n, device)| {
+                let servers = &servers;
+                s.spawn(move || {
+                    for round in 0..ROUNDS {
+                        let server = &servers[(n + round as usize) % servers.len()];
+                        let mut rows = vec![device.insert("person", key(&format!("{n}-{round}")), vec![Value::Null, Value::Int(round), text("x")])];
+                        let shared = ("person".to_owned(), key("shared"));
+                        rows.push(match device.rows.contains_key(&shared) {
+                            true => device.update("person", shared.1, &[("age", Value::Int(round))]),
+                            false => device.insert("person", shared.1, vec![Value::Null, Value::Int(round), text("shared")]),
+                        });
+                        rows[1].mask = ColSet::all(3);
+                        // A connection that was killed: the same bundle again, as a device does.
+                        let end = Instant::now() + Duration::from_secs(60);
+                        while let Err(e) = device.try_push(server, rows.clone()) {
+                            assert!(matches!(e, syncline_server::ApiError::Unavailable(_)) && Instant::now() < end, "{e:?}");
+                            std::thread::sleep(Duration::from_millis(20));
+                        }
+                    }
+                })
+            })
+            .collect();
+        let (url, busy) = (&url, &busy);
+        let by_hand = s.spawn(move || {
+            let client = Client::new(url);
+            let mut n = 0;
+            while busy.load(std::sync::atomic::Ordering::SeqCst) {
+                for account in accounts {
+                    client.run(&format!(
+                        "BEGIN; INSERT INTO entry(scope_id, id, minutes) VALUES('{account}', 'h{n}a', {n}), ('{account}', 'h{n}b', {n}); UPDATE person SET email = 'e{n}' WHERE scope_id = '{account}' AND id = 'shared'; COMMIT"
+                    ));
+                }
+                n += 1;
+                std::thread::sleep(Duration::from_millis(15));
+            }
+            n
+        });
+        s.spawn(move || {
+            while busy.load(std::sync::atomic::Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(150));
+                psql(url, "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity WHERE application_name = 'syncline' AND datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1) x");
+            }
+        });
+        let done: Vec<_> = working.into_iter().map(|w| w.join()).collect();
+        busy.store(false, std::sync::atomic::Ordering::SeqCst);
+        assert!(by_hand.join().unwrap() > 0);
+        done.into_iter().for_each(|w| w.unwrap());
+    });
+    for device in &mut devices {
+        let pulled = within(Duration::from_secs(30), || servers[0].sync(&device.caller, device.asking()).is_ok());
+        assert!(pulled);
+        device.pull(&servers[0]);
+    }
+    for account in 0..2 {
+        let own: Vec<&Device> = devices.iter().skip(account).step_by(2).collect();
+        own.iter().for_each(|d| assert_eq!(d.rows, own[0].rows));
+        let rows = own[0].shows("person");
+        assert_eq!(rows.len() as i64, 4 * ROUNDS + 1);
+        let table = psql(&url, &format!("SELECT id, age, email FROM person WHERE scope_id = '{}' ORDER BY id COLLATE \"C\"", accounts[account]));
+        let mut here: Vec<Vec<String>> = rows.iter().map(|(id, values)| vec![id.clone(), values[1].to_string(), values[0].to_string()]).collect();
+        here.sort();
+        assert_eq!(table, here);
+    }
+    let gaps = psql(
+        &url,
+        "SELECT s.scope_id FROM syncline.scope s JOIN syncline.bundle b USING (scope_id) GROUP BY s.scope_id, s.seq HAVING s.seq <> count(*) OR s.seq <> max(b.seq)",
+    );
+    assert!(gaps.is_empty(), "{gaps:?}");
+    assert_eq!(psql(&url, "SELECT count(*) FROM syncline.bundle WHERE device IS NOT NULL")[0][0], (8 * ROUNDS).to_string());
+}
