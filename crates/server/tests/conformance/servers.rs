@@ -184,12 +184,12 @@ fn devices_on_three_servers_beside_a_sql_client_and_an_operator_who_kills_connec
         assert!(pulled);
         device.pull(&servers[0]);
     }
-    for account in 0..2 {
-        let own: Vec<&Device> = devices.iter().skip(account).step_by(2).collect();
+    for (n, account) in accounts.iter().enumerate() {
+        let own: Vec<&Device> = devices.iter().skip(n).step_by(2).collect();
         own.iter().for_each(|d| assert_eq!(d.rows, own[0].rows));
         let rows = own[0].shows("person");
         assert_eq!(rows.len() as i64, 4 * ROUNDS + 1);
-        let table = psql(&url, &format!("SELECT id, age, email FROM person WHERE scope_id = '{}' ORDER BY id COLLATE \"C\"", accounts[account]));
+        let table = psql(&url, &format!("SELECT id, age, email FROM person WHERE scope_id = '{account}' ORDER BY id COLLATE \"C\""));
         let mut here: Vec<Vec<String>> = rows.iter().map(|(id, values)| vec![id.clone(), values[1].to_string(), values[0].to_string()]).collect();
         here.sort();
         assert_eq!(table, here);
