@@ -170,6 +170,11 @@ impl Tx<'_> {
                 op::DELETE => {
                     if fold.deleted.is_none() {
                         fold.before = std::mem::take(&mut fold.times);
+                        // An INSERT OR REPLACE of the row itself, which writes all of it and deletes nothing that a trigger sees.
+                        if let Some(all) = fold.inserted.or(fold.anything) {
+                            let rest: Vec<usize> = table.shown.iter().copied().filter(|c| !fold.before.iter().any(|b| b.0 == *c)).collect();
+                            fold.before.extend(rest.into_iter().map(|c| (c, all)));
+                        }
                         fold.texts_before = std::mem::take(&mut fold.texts);
                     }
                     let image = fold.deleted.map_or(id, |d| d.0);

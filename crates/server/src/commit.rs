@@ -524,7 +524,9 @@ fn write_one_by_one(
         }
         for (child, key) in tx.orphans_of(scope, &row.table, &row.incoming.key)? {
             // Of a parent that goes and a child that stays, the one in this bundle that makes the trouble is refused.
-            let culprit = rows.iter().position(|r| r.table.n == child.n && r.incoming.key == key && !r.incoming.state.is_dead()).unwrap_or(i);
+            // If that one is left out already, it is the older child that stays, and the parent cannot go.
+            let blamed = rows.iter().position(|r| r.table.n == child.n && r.incoming.key == key && !r.incoming.state.is_dead());
+            let culprit = blamed.filter(|c| !known.contains_key(c)).unwrap_or(i);
             let message = if culprit == i && row.incoming.state.is_dead() {
                 format!("rows of table `{}` still point at it", child.def.name)
             } else {

@@ -47,6 +47,18 @@ fn upserts_are_captured() {
 }
 
 #[test]
+fn a_row_replaced_and_then_deleted_comes_back_as_it_was_replaced() {
+    let mut w = World::new(NOTE);
+    w.calm();
+    w.a.sql("REPLACE INTO note VALUES('n1', 'a later title', NULL)");
+    w.a.sql("DELETE FROM note WHERE id = 'n1'");
+    // Not seen by the deletion: it brings the row back, with what A wrote last.
+    w.b.sql("UPDATE note SET body = 'B' WHERE id = 'n1'");
+    let rows = w.must_agree();
+    assert!(rows[0].contains("title=text \"a later title\"") && rows[0].contains("body=text \"B\""), "{rows:#?}");
+}
+
+#[test]
 fn a_row_displaced_through_another_unique_constraint_is_gone_everywhere() {
     let schema = "CREATE TABLE u(id TEXT PRIMARY KEY, mail TEXT UNIQUE, n INTEGER); INSERT INTO u VALUES('a','a@x',1),('b','b@x',2),('c','c@x',3);";
     let rows = after(schema, "INSERT OR REPLACE INTO u VALUES('d','a@x',4)");

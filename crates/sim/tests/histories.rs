@@ -73,3 +73,21 @@ fn a_rebuilt_table_is_compared_in_all_columns() {
     seed_that_failed_with(200, "rebuild,crash-device,delete");
     seed_that_failed_with(18, "rebuild,crash-device,delete");
 }
+
+#[test]
+fn a_child_that_is_left_out_already_is_not_blamed_again() {
+    seed_that_failed(233126370559);
+}
+
+#[test]
+fn a_row_replaced_and_deleted_within_one_absorb_keeps_its_last_values() {
+    seed_that_failed(233126390247);
+    seed_that_failed(233126400621);
+}
+
+#[test]
+fn collected_tombstones_and_rows_dated_anew_are_what_the_ledger_says() {
+    for seed in [233126374609, 233126399542, 233126406084, 233126390105, 233126403256, 233126409001, 233126409059] {
+        seed_that_failed(seed);
+    }
+}
