@@ -1,6 +1,6 @@
 //! `syncline attach`: joins a database to an account.
 
-use crate::device::Reach;
+use crate::device::{Reach, must_not_be_a_directory};
 use crate::exit::Exit;
 use crate::output::{Output, count, say};
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ pub struct Args {
 
 /// Enrols this device and tells what that brought; rows come and go with the first sync.
 pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
+    must_not_be_a_directory(&args.db)?;
     let db = Database::open_or_create(&args.db, args.reach.options()?)?;
     let name = args.name.unwrap_or_else(machine_name);
     let attached = db.attach(&args.server, &args.token, &name)?;

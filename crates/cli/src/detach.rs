@@ -3,6 +3,7 @@
 use crate::device;
 use crate::exit::{Exit, failure};
 use crate::output::{Output, count, say};
+use crate::progress;
 use std::path::PathBuf;
 use syncline::{Detach, Error};
 
@@ -29,7 +30,11 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
         (None, true) => Detach::DiscardUnsynced,
         (None, false) => Detach::Refuse,
     };
-    let unsynced = device::open(&args.db)?.detach(&how).map_err(|e| match e {
+    let db = device::open(&args.db)?;
+    let bar = progress::bar(out, "taking the sidecar out");
+    let done = db.detach(&how);
+    bar.finish_and_clear();
+    let unsynced = done.map_err(|e| match e {
         Error::Unsynced(n) => {
             let rows = count(n, "row");
             failure(Exit::Usage, format!("{rows} here never reached the server; run `syncline sync` first, or detach with --export FILE or --discard-unsynced"))

@@ -20,7 +20,9 @@ pub struct Reach {
 impl Reach {
     /// Returns the options to open a database with.
     pub fn options(&self) -> anyhow::Result<Options> {
-        let read = |path: &PathBuf| std::fs::read(path).map_err(|e| failure(Exit::Usage, format!("reading {}: {e}", path.display())));
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|e| failure(Exit::Usage, format!("reading {}: {e}; check the path given with --ca-file", path.display())))
+        };
         let ca_pem = self.ca_file.as_ref().map(read).transpose()?;
         let link = LinkOptions { allow_insecure: self.insecure_http, ca_pem, ..LinkOptions::default() };
         Ok(Options { link, ..options() })
@@ -45,10 +47,19 @@ pub fn open_to_sync(db: &Path, reach: &Reach) -> anyhow::Result<Database> {
 
 /// Refuses a file that is not there: SQLite would make one, but here a name that leads nowhere is mistyped.
 pub fn must_exist(db: &Path) -> anyhow::Result<()> {
-    if db.is_file() {
+    must_not_be_a_directory(db)?;
+    if db.exists() {
         return Ok(());
     }
     Err(failure(Exit::Usage, format!("there is no database at {}; check the path", db.display())))
+}
+
+/// Refuses a directory, of which SQLite would say no more than that it cannot open it.
+pub fn must_not_be_a_directory(db: &Path) -> anyhow::Result<()> {
+    if !db.is_dir() {
+        return Ok(());
+    }
+    Err(failure(Exit::Usage, format!("{} is a directory; name the database file in it", db.display())))
 }
 
 /// Returns a key for people: its values, with names where there are several.

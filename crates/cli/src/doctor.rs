@@ -3,6 +3,7 @@
 use crate::device;
 use crate::exit::Exit;
 use crate::output::{Output, count, say};
+use crate::progress;
 use std::path::PathBuf;
 use syncline::DoctorReport;
 
@@ -21,7 +22,11 @@ pub struct Args {
 
 /// Checks, and tells what was found. What is found and not mended waits for a decision.
 pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
-    let report = device::open(&args.db)?.doctor(args.fix)?;
+    let db = device::open(&args.db)?;
+    let bar = progress::bar(out, "checking every row");
+    let done = db.doctor(args.fix);
+    bar.finish_and_clear();
+    let report = done?;
     if out.json {
         out.document(&report)?;
     } else {

@@ -1,5 +1,7 @@
 //! What a command's end means to a script: the exit codes of the contract, and which error has which.
 
+use syncline_replica::Trouble;
+
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -48,6 +50,26 @@ impl From<Exit> for std::process::ExitCode {
     }
 }
 
+/// Returns what to do about an error that comes without a word on that, or not in the words of this program's options.
+pub fn hint(error: &anyhow::Error) -> &'static str {
+    let of = |cause: &(dyn std::error::Error + 'static)| match (cause.downcast_ref::<rusqlite::Error>(), cause.downcast_ref::<syncline::Error>()) {
+        (Some(e), _) => Some(Trouble::of(e).hint()),
+        (_, Some(e)) => Some(advice(&e.code(), &e.to_string())),
+        _ => None,
+    };
+    error.chain().find_map(of).unwrap_or_default()
+}
+
+/// Returns which option helps against an error of the client library.
+pub fn advice(code: &str, message: &str) -> &'static str {
+    match code {
+        "bad_url" if message.contains("plain http") => " with --insecure-http",
+        "bad_url" if !message.contains("certificate") => "; an address is like https://sync.example.org, or http://127.0.0.1:4840 on this machine",
+        "not_syncline" if message.contains("UnknownIssuer") => "; for a certificate of your own CA, give --ca-file",
+        _ => "",
+    }
+}
+
 /// An error that knows its exit code where it is made.
 #[derive(Debug)]
 pub struct Failure {
@@ -93,6 +115,8 @@ fn of_authority(error: &syncline_server::OpenError) -> Exit {
         Directory(..) | Url(_) => Exit::Usage,
         InUse(_) => Exit::Later,
         Database(..) => Exit::Internal,
+        Sqlite(_, e) => of_sqlite(e),
+        Authority(_, e) => of_code(e.code()),
         Damaged(..) => Exit::Damaged,
     }
 }
@@ -108,11 +132,10 @@ fn of_code(code: &str) -> Exit {
 }
 
 fn of_sqlite(error: &rusqlite::Error) -> Exit {
-    use rusqlite::ErrorCode::*;
-    match error.sqlite_error_code() {
-        Some(DatabaseCorrupt | NotADatabase) => Exit::Damaged,
-        Some(DatabaseBusy | DatabaseLocked | DiskFull) => Exit::Later,
-        Some(CannotOpen | ReadOnly | PermissionDenied) => Exit::Usage,
-        _ => Exit::Internal,
+    match Trouble::of(error) {
+        Trouble::Damage => Exit::Damaged,
+        Trouble::Busy | Trouble::Full | Trouble::Disk => Exit::Later,
+        Trouble::NotWritable => Exit::Usage,
+        Trouble::Other => Exit::Internal,
     }
 }

@@ -3,6 +3,7 @@
 use crate::device;
 use crate::exit::{Exit, failure};
 use crate::output::{Output, count, say};
+use crate::progress;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use syncline::Database;
@@ -47,7 +48,10 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     });
     let config = args.config.as_deref().map_or(Ok(Config::default()), read_config)?;
     let options = SyncOptions { tables: args.tables, except: args.except, integer_keys, config };
-    let mut found = Database::init(&args.db, &options)?;
+    let bar = progress::bar(out, "preparing the tables");
+    let done = Database::init(&args.db, &options);
+    bar.finish_and_clear();
+    let mut found = done?;
     // The sidecar of an earlier init is nothing that a person has to know of.
     found.left_out.retain(|(name, _)| !is_reserved(name));
     tell(&found);
@@ -62,7 +66,8 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
 }
 
 fn read_config(path: &Path) -> anyhow::Result<Config> {
-    let text = std::fs::read_to_string(path).map_err(|e| failure(Exit::Usage, format!("reading {}: {e}", path.display())))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| failure(Exit::Usage, format!("reading {}: {e}; check the path given with --config", path.display())))?;
     Config::parse(&text).map_err(|e| failure(Exit::Usage, format!("{}: {e}", path.display())))
 }
 

@@ -18,6 +18,7 @@ mod init;
 mod interrupt;
 mod output;
 mod pending;
+mod progress;
 mod resync;
 mod serve;
 mod status;
@@ -79,7 +80,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refused) => return misused(&refused),
+    };
     let out = Output { json: cli.json };
     let ended = match cli.command {
         Command::Init(args) => init::run(args, out),
@@ -102,6 +106,20 @@ fn main() -> ExitCode {
     ended.unwrap_or_else(|error| report(&error, out)).into()
 }
 
+/// Tells what is wrong with the arguments; help and the version, too, come this way.
+fn misused(refused: &clap::Error) -> ExitCode {
+    let _ = refused.print();
+    if !refused.use_stderr() {
+        return Exit::Done.into();
+    }
+    if std::env::args_os().any(|arg| arg == "--json") {
+        let text = refused.render().to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let _ = Output { json: true }.failure(Exit::Usage, message);
+    }
+    Exit::Usage.into()
+}
+
 /// Tells why a command failed, and returns the exit code of that.
 fn report(error: &anyhow::Error, out: Output) -> Exit {
     // Whoever reads our output has seen enough (`| head`): that is no failure.
@@ -109,10 +127,10 @@ fn report(error: &anyhow::Error, out: Output) -> Exit {
         return Exit::Done;
     }
     let exit = exit_of(error);
-    let message = output::plain(&format!("{error:#}"));
+    let message = output::plain(&format!("{error:#}{}", exit::hint(error)));
     say(format!("syncline: {message}"));
     if out.json {
-        let _ = out.document(&serde_json::json!({ "outcome": exit.word(), "error": message, "exit_code": exit as u8 }));
+        let _ = out.failure(exit, &message);
     }
     exit
 }

@@ -1,5 +1,6 @@
 //! How commands speak: results on stdout (with `--json` one document, streams one object a line), messages for people on stderr.
 
+use crate::exit::Exit;
 use anyhow::Context;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -16,6 +17,11 @@ impl Output {
     /// Writes one JSON document, or one object of a stream, on a line of its own.
     pub fn document(&self, value: &impl Serialize) -> anyhow::Result<()> {
         self.line(serde_json::to_string(value).context("writing JSON")?)
+    }
+
+    /// Writes the document of a command that failed.
+    pub fn failure(&self, exit: Exit, message: &str) -> anyhow::Result<()> {
+        self.document(&serde_json::json!({ "outcome": exit.word(), "error": message, "exit_code": exit as u8 }))
     }
 
     /// Writes a line for people and flushes it: who reads from a pipe must not wait for a buffer to fill.

@@ -33,7 +33,7 @@ pub struct Args {
     /// The certificate's key, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// syncline.toml
+    /// syncline.toml: checked for mistakes. How tables sync comes with the devices' schema (`init --config`), so nothing in it is the server's to set
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -82,6 +82,9 @@ async fn serve(store: Arc<Store>, args: Args, tls: Option<Tls>, out: Output) -> 
 /// Nothing in this version's syncline.toml is the authority's to decide: how tables sync comes with the devices' schema. It is
 /// read all the same, so that a mistake in it, or a setting that does not work yet, is heard of here.
 fn check_config(path: &std::path::Path) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(path).map_err(|e| failure(Exit::Usage, format!("reading {}: {e}", path.display())))?;
-    Config::parse(&text).map(drop).map_err(|e| failure(Exit::Usage, e.to_string()))
+    let text =
+        std::fs::read_to_string(path).map_err(|e| failure(Exit::Usage, format!("reading {}: {e}; check the path given with --config", path.display())))?;
+    Config::parse(&text).map_err(|e| failure(Exit::Usage, format!("{}: {e}", path.display())))?;
+    say(format!("{} is well formed; how tables sync comes with the devices' schema, from `syncline init --config`", path.display()));
+    Ok(())
 }

@@ -1,14 +1,13 @@
 //! `syncline sync`: one sync, or one after another.
 
 use crate::device::{self, Reach};
-use crate::exit::Exit;
+use crate::exit::{Exit, advice};
 use crate::interrupt::Until;
 use crate::output::{Output, count, say};
+use crate::progress;
 use crate::when;
-use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use indicatif::ProgressBar;
 use std::path::PathBuf;
-use std::time::Duration;
 use syncline::{Database, Outcome, Summary, SyncReport};
 
 /// Syncs once; with --watch stays, and syncs on writes here and on news from the server
@@ -39,7 +38,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
 }
 
 fn once(db: &Database, out: Output) -> SyncReport {
-    let bar = progress_bar(out);
+    let bar = progress::bar(out, "syncing");
     let report = db.sync_once(None, |summary| show(&bar, summary));
     bar.finish_and_clear();
     report
@@ -57,6 +56,10 @@ fn stay(db: &Database, first: SyncReport, out: Output) -> anyhow::Result<Exit> {
             tell(&report, out)?;
         }
         last = report;
+        // Detached meanwhile, say: that, too, is so still in a minute.
+        if last.outcome == Outcome::Failed && last.exit_code == Exit::Usage as u8 {
+            break;
+        }
     }
     handle.stop();
     Ok(Exit::from_code(last.exit_code))
@@ -70,7 +73,7 @@ fn tell(report: &SyncReport, out: Output) -> anyhow::Result<()> {
         out.line(in_words(report))?;
     }
     if let Some(error) = &report.error {
-        say(format!("syncline: {}", crate::output::plain(&error.message)));
+        say(format!("syncline: {}{}", crate::output::plain(&error.message), advice(&error.code, &error.message)));
     }
     if report.outcome == Outcome::NeedsAttention {
         say("something waits for a decision: `syncline conflicts` shows what, and what can be done");
@@ -106,28 +109,10 @@ fn in_words(report: &SyncReport) -> String {
     format!("{words} ({} ms, {}, {} bytes up, {} down)", report.duration_ms, count(report.requests.into(), "request"), report.bytes_up, report.bytes_down)
 }
 
-/// Returns a bar that is seen only by a person at a terminal.
-fn progress_bar(out: Output) -> ProgressBar {
-    if out.json || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new_spinner();
-    bar.enable_steady_tick(Duration::from_millis(120));
-    bar.set_message("syncing");
-    bar
-}
-
 fn show(bar: &ProgressBar, summary: &Summary) {
     match summary.progress {
-        Some((staged, to_come)) => {
-            if bar.length().is_none() {
-                let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} rows").unwrap_or_else(|_| ProgressStyle::default_bar());
-                bar.set_style(style);
-            }
-            bar.set_length(staged + to_come);
-            bar.set_position(staged);
-            bar.set_message("reading");
-        }
-        None => bar.set_message(format!("{} up, {} to go, {} down", summary.rows_up, summary.pending, summary.rows_down)),
+        Some((staged, to_come)) => progress::show(bar, "reading", staged, staged + to_come),
+        None if summary.rows_up > 0 && summary.pending > summary.parked => progress::show(bar, "sending", summary.rows_up, summary.rows_up + summary.pending),
+        None => {}
     }
 }

@@ -65,5 +65,11 @@ pub(crate) fn meta<T: rusqlite::types::FromSql>(conn: &Connection, name: &str) -
     conn.prepare_cached("SELECT value FROM _syncline_meta WHERE name = ?1")
         .and_then(|mut q| q.query_row([name], |r| r.get::<_, Option<T>>(0)).optional())
         .map(Option::flatten)
-        .doing("reading the sidecar's facts")
+        .map_err(|cause| match &cause {
+            // `detach` in another process.
+            rusqlite::Error::SqlInputError { msg, .. } | rusqlite::Error::SqliteFailure(_, Some(msg)) if msg.contains("no such table") => {
+                syncline_replica::Error::NotInitialised.into()
+            }
+            _ => Error::Sqlite { doing: "reading the sidecar's facts", cause },
+        })
 }

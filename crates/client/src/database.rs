@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use syncline_core::Seq;
+use syncline_replica::config::Config;
 use syncline_replica::schema::{Introspection, SyncOptions, introspect};
 use syncline_replica::{Conflict, Env, Pending, Replica, Resolution, Role, Tx};
 
@@ -132,6 +133,26 @@ fn use_wal(conn: &Connection) -> Result<String, Error> {
     Ok(before)
 }
 
+/// Completes the options of a repeated `init` by what an earlier one was told and this one is not: else a column that was declared
+/// local would leave the device the second time. Returns what was kept, in words, too.
+fn kept_options(conn: &Connection, options: &SyncOptions) -> Result<(Vec<String>, SyncOptions), Error> {
+    let (mut kept, mut options) = (Vec::new(), options.clone());
+    if options.config.source.is_none()
+        && let Some(text) = meta::<String>(conn, "config")?
+    {
+        options.config =
+            Config::parse(&text).map_err(|e| Error::Refused(format!("{e}; this is what an earlier init was given, give --config to replace it")))?;
+        kept.push("syncline.toml is as an earlier init read it; --config FILE reads it anew".to_owned());
+    }
+    if options.integer_keys.is_none() {
+        let mut query = conn.prepare("SELECT def FROM _syncline_table").doing("reading the tables")?;
+        let defs: Vec<String> = query.query_map([], |r| r.get(0)).and_then(Iterator::collect).doing("reading the tables")?;
+        let chosen = |def: &String| serde_json::from_str::<syncline_core::TableDef>(def).ok()?.options.integer_keys;
+        options.integer_keys = defs.iter().find_map(chosen);
+    }
+    Ok((kept, options))
+}
+
 fn has_sidecar(conn: &Connection) -> Result<bool, Error> {
     conn.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_syncline_meta')", [], |r| r.get(0)).doing("reading the database")
 }
@@ -142,6 +163,8 @@ impl Database {
     pub fn init(path: impl AsRef<Path>, options: &SyncOptions) -> Result<Introspection, Error> {
         let conn = open_connection(path.as_ref(), false)?;
         let fresh = !has_sidecar(&conn)?;
+        let (kept, options) = if fresh { (vec![], options.clone()) } else { kept_options(&conn, options)? };
+        let options = &options;
         // Refusals come before the first byte is written.
         introspect(&conn, options).map_err(syncline_replica::Error::from)?;
         let before = if fresh { use_wal(&conn)? } else { String::new() };
@@ -157,6 +180,7 @@ impl Database {
             replica.transact(&mut env, |tx| tx.remove_sidecar())?;
         }
         let mut found = done?;
+        found.warnings.extend(kept);
         // The sidecar is no table of the app's that was left out.
         found.left_out.retain(|(name, _)| !syncline_replica::schema::is_reserved(name));
         Ok(found)

@@ -2,7 +2,9 @@
 
 use crate::identity::IdentityError;
 use crate::link::LinkError;
+use std::io::ErrorKind;
 use std::path::PathBuf;
+use syncline_replica::Trouble;
 
 /// Why a database could not do what it was asked. After each of them the app's data and its unsynced work are unharmed.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +13,7 @@ pub enum Error {
     #[error(transparent)]
     Replica(#[from] syncline_replica::Error),
     /// SQLite refused or failed.
-    #[error("{doing}: {cause}")]
+    #[error("{doing}: {cause}{}", Trouble::of(cause).hint())]
     Sqlite {
         /// What was being done.
         doing: &'static str,
@@ -25,7 +27,7 @@ pub enum Error {
     #[error(transparent)]
     Link(#[from] LinkError),
     /// A file cannot be read or written.
-    #[error("{doing} {}: {cause}", path.display())]
+    #[error("{doing} {}: {cause}{}", path.display(), hint(cause.kind()))]
     Io {
         /// What was being done.
         doing: &'static str,
@@ -69,21 +71,19 @@ impl Error {
             Error::Busy => "busy",
             Error::Unsynced(_) => "unsynced",
             Error::Missing(_) => "missing",
-            Error::Identity(_) | Error::Io { .. } => "io",
+            Error::Identity(IdentityError::Io { cause, .. }) | Error::Io { cause, .. } => match cause.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "disk_full",
+                _ => "io",
+            },
+            Error::Identity(IdentityError::NoHome) => "io",
+            Error::Identity(IdentityError::Damaged(_)) => "damaged",
+            Error::Identity(IdentityError::Random(_)) => "internal",
             Error::Refused(_) => "refused",
-            Error::Replica(e) if e.is_busy() => "busy",
-            Error::Replica(e) if e.is_full() => "disk_full",
-            Error::Replica(e) if e.is_damage() => "damaged",
             Error::Replica(syncline_replica::Error::NotInitialised) => "not_initialised",
             Error::Replica(syncline_replica::Error::Format(..)) => "format",
             Error::Replica(syncline_replica::Error::Schema(_) | syncline_replica::Error::Refused(_)) => "refused",
-            Error::Sqlite { cause, .. } => match cause.sqlite_error_code() {
-                Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => "busy",
-                Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => "damaged",
-                Some(rusqlite::ErrorCode::DiskFull) => "disk_full",
-                _ => "internal",
-            },
-            Error::Replica(_) => "internal",
+            Error::Sqlite { cause, .. } => code_of(Trouble::of(cause)),
+            Error::Replica(e) => code_of(e.trouble()),
         }
         .into()
     }
@@ -92,11 +92,11 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self.code().as_str() {
             _ if matches!(self, Error::Link(e) if e.is_network()) => 3,
-            "busy" | "disk_full" => 3,
+            "busy" | "disk_full" | "disk" => 3,
             "rate_limited" | "unavailable" | "storage_full" | "clock_ahead" | "stale_attempt" | "bundle_gap" | "source_reused" | "history_changed" => 3,
             "no_key" | "unauthorized" | "device_revoked" | "forbidden" | "upgrade_required" | "quota_exceeded" | "schema_behind" => 5,
             "damaged" | "format" => 6,
-            "refused" | "missing" | "not_attached" | "not_initialised" | "bad_url" | "unsynced" | "too_large" | "bad_request" => 2,
+            "refused" | "missing" | "not_writable" | "io" | "not_attached" | "not_initialised" | "bad_url" | "unsynced" | "too_large" | "bad_request" => 2,
             _ if matches!(self, Error::Link(LinkError::Api(_))) => 3,
             _ => 1,
         }
@@ -108,6 +108,25 @@ impl Error {
             Error::Link(LinkError::Api(body)) => body.retry_after,
             _ => None,
         }
+    }
+}
+
+fn code_of(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::Busy => "busy",
+        Trouble::Full => "disk_full",
+        Trouble::Disk => "disk",
+        Trouble::Damage => "damaged",
+        Trouble::NotWritable => "not_writable",
+        Trouble::Other => "internal",
+    }
+}
+
+fn hint(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; make room and try again",
+        ErrorKind::AlreadyExists => "; name a file that is not there yet",
+        _ => "; check the path, and that this user may write there",
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) fn triggers(t: &Table, generation: i64) -> Vec<(String, String)> {
         let sql = format!("CREATE TRIGGER {} {when} ON {name} WHEN {NOT_APPLYING}{condition} BEGIN {} END", quote(&trigger), body.join(" "));
         out.push((trigger, sql));
     };
-    add("insert", "AFTER INSERT", "", vec![log(&op::INSERT.to_string(), "NEW", "0", "")]);
+    add("insert", "AFTER INSERT", "", guarded(t, false, vec![log(&op::INSERT.to_string(), "NEW", "0", "")]));
     add("delete", "AFTER DELETE", "", vec![log(&op::DELETE.to_string(), "OLD", "0", ""), image("OLD", "")]);
     let moved = format!(" WHERE NOT ({})", same_key("OLD", "NEW"));
     let after = format!("CASE WHEN {} THEN {} ELSE {} END", same_key("OLD", "NEW"), op::UPDATE, op::INSERT);
@@ -71,7 +71,7 @@ pub(crate) fn triggers(t: &Table, generation: i64) -> Vec<(String, String)> {
     if let Some(was) = old_texts(t, "t", &is_there) {
         add("was", "BEFORE INSERT", "", vec![log(&op::WAS.to_string(), "t", "0", &is_there), was]);
     }
-    add("update", "AFTER UPDATE", "", updated);
+    add("update", "AFTER UPDATE", "", guarded(t, true, updated));
     for (when, name) in [("BEFORE INSERT", "fits_insert"), ("BEFORE UPDATE", "fits_update")] {
         let checks: Vec<String> = t.policies.special_columns().filter(|(c, _)| t.shown.contains(c)).filter_map(|(c, p)| fits(t, c, p)).collect();
         if !checks.is_empty() {
@@ -118,6 +118,24 @@ fn fits(t: &Table, c: usize, policy: Policy) -> Option<String> {
     let what = policy.misfit(&Value::Blob(vec![]))?;
     let message = format!("type: column {name}: {what}").replace('\'', "''");
     Some(format!("SELECT RAISE(ABORT, '{message}') WHERE {misfit};"))
+}
+
+/// At the authority, refuses a row of a scope that does not exist in its writer's own transaction: it would reach nobody. A row
+/// without a scope is another trigger's (`authority_ddl`), which gives it one.
+fn guarded(t: &Table, update: bool, body: Vec<String>) -> Vec<String> {
+    if !t.scoped {
+        return body;
+    }
+    let concerned = if update { "NEW.\"scope_id\" IS NOT OLD.\"scope_id\"" } else { "NEW.\"scope_id\" <> ''" };
+    let why = format!(
+        "table {}: no account has this scope_id; leave it out where there is one account only, or make the account first: syncline admin token --account NAME",
+        t.def.name
+    );
+    let guard = format!(
+        "SELECT RAISE(ABORT, '{}') WHERE {concerned} AND NOT EXISTS (SELECT 1 FROM _syncline_scope WHERE scope_id = NEW.\"scope_id\");",
+        why.replace('\'', "''")
+    );
+    [vec![guard], body].concat()
 }
 
 /// Whether two rows have the same bytes in a column. `IS` alone calls 1 and 1.0 equal, and 'a' and 'A' under NOCASE.

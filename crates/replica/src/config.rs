@@ -22,6 +22,9 @@ pub struct Config {
     #[serde(rename = "table")]
     pub tables: BTreeMap<String, TableConfig>,
     time: TimeConfig,
+    /// The text it was read from.
+    #[serde(skip)]
+    pub source: Option<String>,
 }
 
 /// What it says of one table.
@@ -107,7 +110,7 @@ impl Config {
         for (name, table) in &config.tables {
             check_table(name, table)?;
         }
-        Ok(config)
+        Ok(Config { source: Some(text.to_owned()), ..config })
     }
 
     /// Returns what it says of a table; names compare as SQLite does.
@@ -219,7 +222,7 @@ mod tests {
         assert_eq!((jobs.on_delete, jobs.policy.as_deref()), (OnDelete::DeleteWins, Some("server")));
         assert_eq!(jobs.groups, [["amount", "currency"]]);
         assert_eq!(jobs.column("fee").unwrap().caution.as_deref(), Some("financial"));
-        assert_eq!(Config::parse("").unwrap(), Config::default());
+        assert_eq!(Config { source: None, ..Config::parse("").unwrap() }, Config::default());
     }
 
     #[test]

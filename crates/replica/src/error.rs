@@ -1,13 +1,14 @@
 //! What can go wrong in a replica. Conflicts, refusals and clashes are outcomes and are not here.
 
 use crate::schema::SchemaError;
+use crate::trouble::Trouble;
 use syncline_core::DecodeError;
 
 /// Why a replica could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// SQLite refused or failed.
-    #[error("{doing}: {cause}")]
+    #[error("{doing}: {cause}{}", Trouble::of(cause).hint())]
     Sqlite {
         /// What was being done.
         doing: &'static str,
@@ -48,23 +49,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether another process holds the file, or the disk is full for now: trying again later may help.
-    pub fn is_busy(&self) -> bool {
-        matches!(self, Error::Sqlite { cause, .. } if matches!(cause.sqlite_error_code(),
-            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)))
-    }
-    /// Whether the disk is full.
-    pub fn is_full(&self) -> bool {
-        matches!(self, Error::Sqlite { cause, .. } if cause.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
-    }
-    /// Whether the file is damaged or not a database.
-    pub fn is_damage(&self) -> bool {
+    /// Returns what is wrong with the file, if anything is.
+    pub fn trouble(&self) -> Trouble {
         match self {
-            Error::Damaged(_) => true,
-            Error::Sqlite { cause, .. } => {
-                matches!(cause.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase))
-            }
-            _ => false,
+            Error::Damaged(_) => Trouble::Damage,
+            Error::Sqlite { cause, .. } => Trouble::of(cause),
+            _ => Trouble::Other,
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod registry;
 pub mod rows;
 pub mod schema;
 pub mod shelf;
+pub mod trouble;
 pub mod tx;
 
 pub use absorb::{Absorbed, number};
@@ -32,4 +33,5 @@ pub use exchange::Taken;
 pub use read::{Page, Reading};
 pub use registry::{Registry, Table};
 pub use rows::{Kind, RowRecord};
+pub use trouble::Trouble;
 pub use tx::{Env, Replica, Role, Scope, Tx};

@@ -121,6 +121,9 @@ impl Tx<'_> {
             self.reconcile(n, false)?;
         }
         self.set_meta("schema_version", found.schema.version as i64)?;
+        if let Some(text) = &options.config.source {
+            self.set_meta("config", text)?;
+        }
         self.absorb()?;
         Ok(found)
     }

@@ -114,6 +114,8 @@ pub fn create_tables(conn: &Connection) -> Result<(), ApiError> {
 pub fn create_account(conn: &Connection, account: &str, now_ms: i64) -> Result<(), ApiError> {
     check_account_name(account)?;
     conn.execute("INSERT INTO _syncline_account(id, created_ms) VALUES(?1, ?2) ON CONFLICT DO NOTHING", params![account, now_ms])?;
+    // Its scope comes with it, so that rows may be written for an account before its first device.
+    conn.execute("INSERT INTO _syncline_scope(scope_id) VALUES(?1) ON CONFLICT DO NOTHING", [account])?;
     Ok(())
 }
 

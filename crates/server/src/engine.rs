@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, ScopeId, Seq, SyncRequest, SyncResponse};
-use syncline_replica::{Doing, Env, Error, Reading, Replica, Translation, Tx};
+use syncline_replica::{Doing, Env, Error, Reading, Replica, Translation, Trouble, Tx};
 use tokio::sync::broadcast;
 
 /// A push of at most this many rows is small: it shares a commit with others and goes before large ones.
@@ -44,6 +44,12 @@ pub enum OpenError {
     /// The URL of a database is none, or asks for what is not there.
     #[error("{0}; a database is named as postgres://USER:PASSWORD@HOST:PORT/NAME")]
     Url(String),
+    /// SQLite cannot read or write the database.
+    #[error("opening {0}: {1}{hint}; if this is not a database of Syncline, name another directory", hint = Trouble::of(.1).hint())]
+    Sqlite(String, rusqlite::Error),
+    /// The database opens, but not as an authority's.
+    #[error("opening {0}: {1}")]
+    Authority(String, ApiError),
     /// What is in it does not fit together.
     #[error("{0} will not be served: {1}. It looks like a partial restore: put back all of the directory from one backup")]
     Damaged(String, String),
@@ -321,11 +327,11 @@ impl Drop for Engine {
 }
 
 fn open_authority(path: &Path) -> Result<Authority, OpenError> {
-    let failed = |e: String| OpenError::Database(path.display().to_string(), e);
-    let conn = Connection::open(path).map_err(|e| failed(e.to_string()))?;
+    let shown = || path.display().to_string();
+    let conn = Connection::open(path).map_err(|e| OpenError::Sqlite(shown(), e))?;
     let mode = conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get::<_, String>(0));
-    mode.map_err(|e| failed(format!("{e}; if this is not a database of Syncline, name another directory")))?;
-    Authority::open(conn, &mut system_env()).map_err(|e| failed(e.to_string()))
+    mode.map_err(|e| OpenError::Sqlite(shown(), e))?;
+    Authority::open(conn, &mut system_env()).map_err(|e| OpenError::Authority(shown(), e))
 }
 
 /// Finds out at start whether sequences, bundle log and tables belong together.

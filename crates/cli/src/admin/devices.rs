@@ -101,7 +101,7 @@ fn row(line: Line, now: i64) -> [String; 7] {
         (None, 0) => "up to date".into(),
         (None, n) => format!("{}, {}", crate::output::count(n, "bundle"), when::length(line.lag_seconds * 1000)),
     };
-    let cursor = line.cursor.map_or("never synced".into(), |seq| format!("{seq} of {}", line.head));
+    let cursor = line.cursor.map_or("not told yet".into(), |seq| format!("{seq} of {}", line.head));
     let device = line.device;
     [device.account, device.device_id.to_string(), device.name, device.platform, cursor, behind, when::told(device.last_seen_ms, now)]
 }

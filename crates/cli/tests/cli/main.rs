@@ -1,13 +1,20 @@
 //! The `syncline` program as a script sees it: processes, exit codes, JSON, files.
 
+mod broken;
 mod chaos;
 mod conflicts;
+mod doctor;
 mod hard;
+mod leaving;
 mod local;
+mod office;
 mod postgres;
+#[cfg(target_os = "linux")]
+mod progress;
 mod proxy;
 mod support;
 mod sync;
+mod tls;
 mod usage;
 
 /// Where the authority of every test keeps its rows.

@@ -86,6 +86,10 @@ impl Proxy {
     pub fn count(&self) -> (u64, u64, u64) {
         (self.shared.up.swap(0, SeqCst), self.shared.down.swap(0, SeqCst), self.shared.connections.swap(0, SeqCst))
     }
+    /// Returns bytes from devices since the last `count`.
+    pub fn up(&self) -> u64 {
+        self.shared.up.load(SeqCst)
+    }
     /// Returns bytes from the server so far.
     pub fn down(&self) -> u64 {
         self.shared.down.load(SeqCst)

@@ -75,6 +75,8 @@ pub struct World {
     server: Option<Child>,
     address: String,
     database: Option<Database>,
+    scheme: &'static str,
+    serve: Vec<String>,
 }
 
 /// The server's rows, as any program reads and writes them.
@@ -128,8 +130,15 @@ impl Server {
 impl World {
     /// Starts a server.
     pub fn new() -> World {
+        World::serving("http", &[], |_| {})
+    }
+
+    /// The same with more arguments, once the files that they name are made.
+    pub fn serving(scheme: &'static str, more: &[&str], make: impl FnOnce(&Path)) -> World {
         let database = crate::POSTGRES.then(Database::new);
-        let mut world = World { dir: tempfile::tempdir().unwrap(), server: None, address: "127.0.0.1:0".into(), database };
+        let serve = more.iter().map(|arg| arg.to_string()).collect();
+        let mut world = World { dir: tempfile::tempdir().unwrap(), server: None, address: "127.0.0.1:0".into(), database, scheme, serve };
+        make(world.dir.path());
         world.start();
         world
     }
@@ -141,6 +150,7 @@ impl World {
             .arg("serve")
             .args(self.place())
             .args(["--listen", &self.address])
+            .args(&self.serve)
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -151,12 +161,12 @@ impl World {
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || tell.send(BufReader::new(stdout).lines().next()));
         let line = told.recv_timeout(PATIENCE).expect("the server says nothing").expect("the server ended").unwrap();
-        self.address = line.strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line}")).to_owned();
+        self.address = line.strip_prefix(&format!("listening on {}://", self.scheme)).unwrap_or_else(|| panic!("{line}")).to_owned();
     }
 
     /// Returns the server's address as a device names it.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Kills the server.
@@ -194,6 +204,18 @@ impl World {
         self.address.clone()
     }
 
+    /// Makes room for a device, and no more.
+    pub fn room(&self, name: &str) -> Device {
+        let device = Device { dir: self.dir.path().join(name) };
+        std::fs::create_dir_all(&device.dir).unwrap();
+        device
+    }
+
+    /// Runs any command in the operator's directory.
+    pub fn run(&self, args: &[&str]) -> Ran {
+        syncline(self.dir.path(), args)
+    }
+
     /// Makes a device, with a file if `content` gives one, and attaches it.
     pub fn device(&self, name: &str, init: &[&str], content: impl FnOnce(&Path)) -> Device {
         self.device_at(name, &self.url(), init, content)
@@ -201,8 +223,7 @@ impl World {
 
     /// The same, attached by way of another address.
     pub fn device_at(&self, name: &str, url: &str, init: &[&str], content: impl FnOnce(&Path)) -> Device {
-        let device = Device { dir: self.dir.path().join(name) };
-        std::fs::create_dir_all(&device.dir).unwrap();
+        let device = self.room(name);
         content(&device.file());
         if device.file().exists() {
             device.run(&[&["init", "app.db"], init].concat()).ends(0);
@@ -351,7 +372,7 @@ pub fn schema(conn: &Connection) -> Vec<String> {
     names(conn, "SELECT type || ' ' || name || ' ' || tbl_name || ' ' || coalesce(sql, '') FROM sqlite_schema ORDER BY 1")
 }
 
-fn names(conn: &Connection, sql: &str) -> Vec<String> {
+pub fn names(conn: &Connection, sql: &str) -> Vec<String> {
     conn.prepare(sql).unwrap().query_map([], |r| r.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
@@ -397,6 +418,18 @@ impl Stream {
                 return value;
             }
         }
+    }
+
+    /// Waits until it ends by itself, and returns the exit code.
+    pub fn ended(mut self) -> Option<i32> {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it did not end");
     }
 
     /// Presses ctrl-c and returns the exit code.

@@ -8,8 +8,11 @@ mod conflicts;
 mod hard;
 #[path = "../cli/postgres.rs"]
 mod postgres;
+// Some of what these offer is for tests of `cli` alone.
+#[allow(dead_code)]
 #[path = "../cli/proxy.rs"]
 mod proxy;
+#[allow(dead_code)]
 #[path = "../cli/support.rs"]
 mod support;
 #[path = "../cli/sync.rs"]

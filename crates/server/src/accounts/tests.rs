@@ -12,6 +12,7 @@ struct World {
 impl World {
     fn new() -> World {
         let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch("CREATE TABLE _syncline_scope(n INTEGER PRIMARY KEY, scope_id TEXT NOT NULL UNIQUE)").unwrap();
         create_tables(&conn).unwrap();
         World { conn, tokens: 0 }
     }
