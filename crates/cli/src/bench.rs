@@ -33,6 +33,9 @@ pub struct Args {
     /// Measures the server's memory with 1,000,000 rows instead of 200,000; takes some minutes more
     #[arg(long)]
     full: bool,
+    /// Measures servers on this PostgreSQL database, which should be empty, instead of embedded ones; run each part against a fresh one
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
     /// Only this part; may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<Part>,
@@ -78,6 +81,10 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
         (true, _) => Amount { rows: 10_000, memory_rows: 20_000, runs: 2 },
         (_, full) => Amount { rows: 100_000, memory_rows: if full { 1_000_000 } else { 200_000 }, runs: 3 },
     };
+    if let Some(url) = args.database {
+        // Set once, before the first server: this is the only place that sets it.
+        let _ = bed::DATABASE.set(url);
+    }
     let mut rows: Vec<Row> = Vec::new();
     for part in Part::value_variants() {
         if !args.only.is_empty() && !args.only.contains(part) {

@@ -112,8 +112,8 @@ impl Bed {
     pub fn new() -> anyhow::Result<Bed> {
         let dir = temp_dir()?;
         let mut server = program()?
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
-            .arg(dir.path().join("authority"))
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(place(dir.path()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -148,7 +148,7 @@ impl Bed {
 
     /// Attaches a file, made if it is missing, by the address given.
     pub fn attach(&self, name: &str, account: &str, address: &str) -> anyhow::Result<Database> {
-        let made = program()?.args(["admin", "token", "--account", account, "--data"]).arg(self.path("authority")).stdin(Stdio::null()).output()?;
+        let made = program()?.args(["admin", "token", "--account", account]).args(place(self.dir.path())).stdin(Stdio::null()).output()?;
         if !made.status.success() {
             bail!("no token: {}", String::from_utf8_lossy(&made.stderr));
         }
@@ -181,6 +181,16 @@ impl Drop for Bed {
     fn drop(&mut self) {
         let _ = self.server.kill();
         let _ = self.server.wait();
+    }
+}
+
+/// The PostgreSQL database that servers keep their rows in, where one was named.
+pub static DATABASE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+fn place(dir: &Path) -> [std::ffi::OsString; 2] {
+    match DATABASE.get() {
+        Some(url) => ["--database".into(), url.into()],
+        None => ["--data".into(), dir.join("authority").into()],
     }
 }
 

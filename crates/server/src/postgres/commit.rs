@@ -272,6 +272,18 @@ pub fn acted_on(registry: &Registry) -> Vec<i32> {
     acting(registry).into_iter().filter(|(_, update)| !update).map(|(n, _)| n).collect()
 }
 
+/// Takes the locks of a push's business rows before anything is absorbed. A second try does: somebody may write the same row
+/// again and again, faster than a first try gets from absorbing to writing.
+pub async fn lock_rows(tx: &Tx, registry: &Registry, scope: &Scope, push: &Push, limits: &Limits, now_ms: i64) -> Result<(), ApiError> {
+    let Translated::Rows(rows) = translate(registry, push, limits, now_ms)? else { return Ok(()) };
+    tx.batch("SET LOCAL lock_timeout = '900ms'").await?;
+    for t in registry.all() {
+        let keys: Vec<Key> = rows.iter().filter(|r| r.table.n == t.n).map(|r| r.key.clone()).collect();
+        rows::lock_business(tx, &scope.id.0, t, &keys).await?;
+    }
+    Ok(())
+}
+
 /// Whether a SQL client has written one of these rows since we absorbed. We hold their locks by now, so nobody does from here on.
 async fn written_meanwhile(tx: &Tx, registry: &Registry, scope: &Scope, rows: &[Pushed]) -> Result<bool, ApiError> {
     let sql = "SELECT tbl, key FROM syncline.capture WHERE scope_id = $1 AND tx <> pg_current_xact_id()";

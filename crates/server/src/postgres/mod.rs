@@ -309,7 +309,7 @@ impl Inner {
         let mut tries = 0;
         loop {
             let tx = Tx::begin(&self.pool, Purpose::Write).await?;
-            match self.try_push(&tx, caller, asked, push, mode).await {
+            match self.try_push(&tx, caller, asked, push, mode, tries > 0).await {
                 Ok(Pushed::Done(receipt, moved)) => {
                     tx.commit().await?;
                     self.wakes.moved(&asked.scope, moved);
@@ -333,11 +333,22 @@ impl Inner {
         }
     }
 
-    async fn try_push(&self, tx: &Tx, caller: &Caller, asked: &ScopeRequest, push: &syncline_core::Push, mode: commit::Mode) -> Result<Pushed, ApiError> {
+    async fn try_push(
+        &self,
+        tx: &Tx,
+        caller: &Caller,
+        asked: &ScopeRequest,
+        push: &syncline_core::Push,
+        mode: commit::Mode,
+        again: bool,
+    ) -> Result<Pushed, ApiError> {
         let env = self.env();
         let mut scope = Scope::lock(tx, &asked.scope).await?.ok_or_else(ApiError::no_such_scope)?;
         let before = scope.seq;
         let registry = self.tables.current(tx).await?;
+        if again {
+            commit::lock_rows(tx, &registry, &scope, push, &self.limits, env.now_ms).await?;
+        }
         absorb::absorb(tx, &registry, &mut scope, &env).await?;
         let mut receipt = None;
         if pull::compare_pasts(tx, &scope, self.history, asked).await?.is_none() {

@@ -247,30 +247,50 @@ impl<'a> Batch<'a> {
 pub async fn read_business(tx: &Tx, scope: &str, t: &Table, keys: &[Key]) -> Result<Vec<Option<Vec<Cell>>>, ApiError> {
     let mut out = Vec::with_capacity(keys.len());
     let list: String = t.columns.iter().map(|c| format!(", {}", c.type_of.read(&format!("t.{}", quote(&c.name))))).collect();
-    let unnest: String = t.key_types.iter().enumerate().map(|(i, of)| format!("${}::{}", i + 2, of.array())).collect::<Vec<_>>().join(", ");
-    let names: String = (0..t.key.len()).map(|i| format!("k{i}, ")).collect();
-    let sql = format!(
-        "SELECT u.n{list} FROM unnest({unnest}) WITH ORDINALITY u({names}n) JOIN {} t ON t.scope_id = $1 AND {}",
-        place(&t.def.name),
-        t.by_key("t", "u")
-    );
+    let sql = format!("SELECT u.n{list} FROM {}", by_keys(t));
     for chunk in keys.chunks(CHUNK) {
         let start = out.len();
         out.resize(start + chunk.len(), None);
-        let mut columns: Vec<Column> = t.key_types.iter().map(|of| Column::new(*of)).collect();
-        for key in chunk {
-            let values = key.decode().map_err(|e| internal("reading a key", e))?;
-            for (column, value) in columns.iter_mut().zip(&values) {
-                column.push(value).map_err(|e| internal("finding a business row", e))?;
-            }
-        }
-        let mut params: Vec<Param> = vec![(&scope, Type::TEXT)];
-        params.extend(columns.iter().map(|c| c.param()));
-        for row in tx.query(&sql, &params).await? {
+        let columns = key_columns(t, chunk)?;
+        for row in tx.query(&sql, &key_params(&scope, &columns)).await? {
             let at = row.get::<_, i64>(0) as usize - 1;
             let cells: Result<Vec<_>, _> = t.columns.iter().enumerate().map(|(c, col)| col.type_of.selected(&row, c + 1)).collect();
             out[start + at] = Some(cells?);
         }
     }
     Ok(out)
+}
+
+/// Takes the locks of the business rows of these keys, in one order.
+pub async fn lock_business(tx: &Tx, scope: &str, t: &Table, keys: &[Key]) -> Result<(), ApiError> {
+    let sql = format!("SELECT count(*) FROM (SELECT 1 FROM {} ORDER BY u.n FOR UPDATE OF t) x", by_keys(t));
+    for chunk in keys.chunks(CHUNK) {
+        let columns = key_columns(t, chunk)?;
+        tx.query(&sql, &key_params(&scope, &columns)).await?;
+    }
+    Ok(())
+}
+
+/// A table's rows `t` by keys `u` that are bound from $2 on; `u.n` is the key's place.
+fn by_keys(t: &Table) -> String {
+    let unnest: Vec<String> = t.key_types.iter().enumerate().map(|(i, of)| format!("${}::{}", i + 2, of.array())).collect();
+    let names: String = (0..t.key.len()).map(|i| format!("k{i}, ")).collect();
+    format!("unnest({}) WITH ORDINALITY u({names}n) JOIN {} t ON t.scope_id = $1 AND {}", unnest.join(", "), place(&t.def.name), t.by_key("t", "u"))
+}
+
+fn key_columns(t: &Table, keys: &[Key]) -> Result<Vec<Column>, ApiError> {
+    let mut columns: Vec<Column> = t.key_types.iter().map(|of| Column::new(*of)).collect();
+    for key in keys {
+        let values = key.decode().map_err(|e| internal("reading a key", e))?;
+        for (column, value) in columns.iter_mut().zip(&values) {
+            column.push(value).map_err(|e| internal("finding a business row", e))?;
+        }
+    }
+    Ok(columns)
+}
+
+fn key_params<'a>(scope: &'a &str, columns: &'a [Column]) -> Vec<Param<'a>> {
+    let mut params: Vec<Param> = vec![(scope, Type::TEXT)];
+    params.extend(columns.iter().map(Column::param));
+    params
 }
