@@ -145,8 +145,10 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
             saved.push((row.table.n, &row.key, record));
         }
     }
-    let saved: Vec<(i32, &Key, &Record)> = saved.iter().map(|(n, key, record)| (*n, *key, record)).collect();
-    rows::save(tx, &scope.id.0, &saved).await?;
+    let saved = saved.iter().map(|(n, key, record)| (*n, *key, record));
+    let (new, known): (Vec<_>, Vec<_>) = saved.partition(|(n, key, _)| !before.contains_key(&(*n, (*key).clone())));
+    rows::insert(tx, &scope.id.0, &new).await?;
+    rows::save(tx, &scope.id.0, &known).await?;
     if watching {
         tx.batch(&applying(true)).await?;
         altered.extend(absorb_own(tx, registry, scope, env, seq).await?);

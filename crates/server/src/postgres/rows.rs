@@ -178,6 +178,10 @@ pub async fn load(tx: &Tx, scope: &str, rows: &[(i32, Key)]) -> Result<Records, 
     Ok(out)
 }
 
+/// What is new needs no look at what is there, which costs a third more.
+const INSERT: &str = "INSERT INTO syncline.row(scope_id, tbl, key, seq, created, kind, hash, state, vals, colseqs)
+  SELECT $1, * FROM unnest($2::int[], $3::bytea[], $4::bigint[], $5::bigint[], $6::smallint[], $7::bigint[], $8::bytea[], $9::bytea[], $10::bytea[])";
+
 const SAVE: &str = "INSERT INTO syncline.row(scope_id, tbl, key, seq, created, kind, hash, state, vals, colseqs)
   SELECT $1, * FROM unnest($2::int[], $3::bytea[], $4::bigint[], $5::bigint[], $6::smallint[], $7::bigint[], $8::bytea[], $9::bytea[], $10::bytea[])
   ON CONFLICT (scope_id, tbl, key) DO UPDATE SET seq = excluded.seq, created = excluded.created, kind = excluded.kind, hash = excluded.hash,
@@ -185,12 +189,21 @@ const SAVE: &str = "INSERT INTO syncline.row(scope_id, tbl, key, seq, created, k
 
 /// Saves records that were settled.
 pub async fn save(tx: &Tx, scope: &str, rows: &[(i32, &Key, &Record)]) -> Result<(), ApiError> {
+    send(tx, scope, rows, SAVE).await
+}
+
+/// Saves records of rows that are not here, under the scope's lock.
+pub async fn insert(tx: &Tx, scope: &str, rows: &[(i32, &Key, &Record)]) -> Result<(), ApiError> {
+    send(tx, scope, rows, INSERT).await
+}
+
+async fn send(tx: &Tx, scope: &str, rows: &[(i32, &Key, &Record)], sql: &str) -> Result<(), ApiError> {
     for chunk in rows.chunks(CHUNK) {
         let mut batch = Batch::default();
         for (table, key, record) in chunk {
             batch.push(*table, key, record)?;
         }
-        batch.send(tx, scope).await?;
+        batch.send(tx, scope, sql).await?;
     }
     Ok(())
 }
@@ -222,9 +235,9 @@ impl<'a> Batch<'a> {
         self.col_seqs.push(record.col_seqs.encode(record.seq));
         Ok(())
     }
-    async fn send(&self, tx: &Tx, scope: &str) -> Result<(), ApiError> {
+    async fn send(&self, tx: &Tx, scope: &str, sql: &str) -> Result<(), ApiError> {
         tx.query(
-            SAVE,
+            sql,
             &[
                 (&scope, Type::TEXT),
                 (&self.tables, Type::INT4_ARRAY),
