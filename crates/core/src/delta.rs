@@ -139,6 +139,9 @@ pub struct Delta {
     pub rows_left: u64,
     /// The rows.
     pub rows: Rows,
+    /// With the last page: values that lost in the bundles of this delta, the newest.
+    #[serde(default)]
+    pub journal: Vec<crate::protocol::JournalEntry>,
 }
 
 impl Rows {

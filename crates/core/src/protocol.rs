@@ -1,7 +1,8 @@
 //! What devices and authorities say to each other (docs/protocol.md). Types only.
 
 use crate::delta::{Cursor, Delta, Position, Rows};
-use crate::ids::{BundleId, Chain, DeviceId, Fingerprint, HistoryId, Nonce, ScopeId, Seq, SourceId};
+use crate::ids::{BundleId, Chain, DeviceId, Fingerprint, HistoryId, Hlc, Nonce, ScopeId, Seq, SourceId, WriterId};
+use crate::key::Key;
 use crate::schema::Schema;
 use crate::value::Value;
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,32 @@ pub struct Push {
     pub attempt: u64,
     /// The rows.
     pub rows: Rows,
+    /// Values that lost here and that the authority may not have heard of.
+    #[serde(default)]
+    pub journal: Vec<JournalEntry>,
+}
+
+/// A value that a merge dropped although its writer had not seen what won. It is named by table, key, column and stamp.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalEntry {
+    /// Table.
+    pub table: String,
+    /// Primary key.
+    pub key: Key,
+    /// Column.
+    pub column: String,
+    /// What lost.
+    pub lost: Value,
+    /// When it was written.
+    pub hlc: Hlc,
+    /// By whom.
+    pub writer: WriterId,
+    /// What won; NULL where the row ended.
+    pub won: Value,
+    /// `superseded`, `row_ended` or `type`.
+    pub reason: String,
+    /// When it lost, in ms since 1970.
+    pub at: i64,
 }
 
 /// Goes on with a delta.

@@ -3,7 +3,7 @@
 //! It comes first in every transaction that applies or freezes. The log is folded per row, so that a row written a hundred
 //! times costs one state, and two columns edited hours apart keep their own times.
 
-use crate::apply::Applied;
+use crate::apply::{Applied, RowObject};
 use crate::bind::values;
 use crate::capture::{MASK_BITS, image_log, must_scan, op};
 use crate::error::{Doing, Result};
@@ -13,7 +13,7 @@ use crate::tx::{Role, Scope, Tx};
 use rusqlite::{OptionalExtension, params};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use syncline_core::{Cell, ColSet, Hlc, Key, Policy, Seq, Stamp, Value, planted};
+use syncline_core::{Cell, ColSet, Hlc, Key, Seq, Stamp, Value, planted};
 
 /// What an absorb found.
 #[derive(Debug, Default)]
@@ -279,6 +279,11 @@ impl Tx<'_> {
         let mut changed = ColSet::none();
         let mut born = false;
         let writer = self.writer()?;
+        let base = if was_shown && self.role == Role::Device && t.keeps_base() && row.pend.is_none() && row.version.0 > 0 {
+            self.base_of(t, key, fold, current.as_deref())?
+        } else {
+            None
+        };
 
         if was_shown && (fold.deleted.is_some() || current.is_none()) {
             let image = match fold.deleted.map(|d| d.0).or(fold.check) {
@@ -325,10 +330,10 @@ impl Tx<'_> {
                 let all: Vec<(usize, i64)> = t.shown.iter().map(|c| (*c, 0)).collect();
                 let confirmed = self.confirming(scope)?;
                 let fixed = |_: i64| stamp.hlc;
-                let mut differs = self.write_columns(&mut row, t, &values, &all, &fixed, stamp.hlc, (&fold.texts, confirmed))?.1;
+                let mut differs = self.write_columns(scope, &mut row, t, &values, &all, &fixed, stamp.hlc, (&fold.texts, confirmed))?.1;
                 // What was edited after the insert has its own time; its policy counts from the insert all the same.
                 let plain: Vec<(usize, i64)> = fold.times.iter().copied().filter(|x| !t.policies.column(x.0).is_computed()).collect();
-                differs |= self.write_columns(&mut row, t, &values, &plain, &at, stamp.hlc, (&fold.texts, confirmed))?.1;
+                differs |= self.write_columns(scope, &mut row, t, &values, &plain, &at, stamp.hlc, (&fold.texts, confirmed))?.1;
                 if differs {
                     unlike.push((t.clone(), scope.clone(), key.clone()));
                 }
@@ -370,7 +375,7 @@ impl Tx<'_> {
                 }
                 let least = row.state.next_hlc();
                 let confirmed = self.confirming(scope)?;
-                let (written, differs) = self.write_columns(&mut row, t, &values, &times, &at, least, (&fold.texts, confirmed))?;
+                let (written, differs) = self.write_columns(scope, &mut row, t, &values, &times, &at, least, (&fold.texts, confirmed))?;
                 changed.union(&written);
                 changed.insert_liveness();
                 if differs {
@@ -379,8 +384,31 @@ impl Tx<'_> {
             }
             row.kind = Kind::Shown;
         }
+        if let Some(base) = base {
+            self.keep_base(scope, t, key, row.version, &base)?;
+        }
         self.note_local(scope, t, &mut row, &changed, born, numbered)?;
         Ok(true)
+    }
+
+    /// Returns what a row was before all that was captured of it; `None` if nobody saw.
+    fn base_of(&self, t: &Table, key: &Key, fold: &Fold, current: Option<&[Value]>) -> Result<Option<RowObject>> {
+        let mut row = t.key_object(key);
+        let first = if fold.texts_before.is_empty() && fold.deleted.is_none() { &fold.texts } else { &fold.texts_before };
+        let old = self.old_texts(t, first)?;
+        let image = match fold.deleted {
+            Some((entry, _)) if old.is_empty() => self.image(t, entry)?,
+            _ => None,
+        };
+        let values = image.as_deref().or(current).unwrap_or_default();
+        if old.is_empty() && image.is_none() {
+            return Ok(None);
+        }
+        for (i, c) in t.shown.iter().enumerate() {
+            let value = old.get(c).or_else(|| values.get(i)).cloned().unwrap_or_default();
+            row.insert(t.columns[*c].name.clone(), value);
+        }
+        Ok(Some(row))
     }
 
     /// Lists columns that were never written as far as the sidecar knows, and hold something else than their default: they were
@@ -407,6 +435,7 @@ impl Tx<'_> {
     #[allow(clippy::too_many_arguments)] // a row, its values, what was written when, and what that needs
     fn write_columns(
         &mut self,
+        scope: &Scope,
         row: &mut RowRecord,
         t: &Table,
         values: &[Value],
@@ -420,6 +449,7 @@ impl Tx<'_> {
         let mut changed = ColSet::none();
         let mut latest = Hlc::default();
         let mut differs = false;
+        let mut misfits = Vec::new();
         for (c, ms) in &t.with_groups(times) {
             let hlc = if planted::on("stamp_below_context") { at(*ms) } else { at(*ms).max(least) };
             let stamp = Stamp { hlc, writer };
@@ -440,6 +470,7 @@ impl Tx<'_> {
                 if row.state.cell(*c).is_none() {
                     row.state.write(*c, stamp, values[i].clone());
                 } else {
+                    misfits.push((*c, Cell { stamp, value: values[i].clone() }));
                     differs = true;
                 }
                 continue;
@@ -448,6 +479,9 @@ impl Tx<'_> {
         }
         if latest > Hlc::default() {
             row.state.edit(Stamp { hlc: latest, writer });
+        }
+        for (c, lost) in misfits {
+            self.note_misfit(scope, t, row, c, lost)?;
         }
         Ok((changed, differs))
     }
@@ -560,8 +594,8 @@ pub fn number(row: &mut RowRecord, t: &Table, changed: &ColSet, seq: Seq, born: 
 
 /// Notes that a log entry may have what the table's texts were; the first that has it counts.
 fn note_texts(t: &Table, entry: i64, texts: &mut Vec<(usize, i64)>) {
-    if t.policies.is_special() {
-        texts.extend(t.policies.special_columns().filter(|(_, p)| *p == Policy::Text).map(|(c, _)| (c, entry)));
+    if t.policies.is_special() || t.keeps_base() {
+        texts.extend(crate::capture::texts(t).map(|c| (c, entry)));
     }
 }
 

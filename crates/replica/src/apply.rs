@@ -114,7 +114,7 @@ impl Tx<'_> {
     }
 
     fn apply_row(&mut self, scope: &Scope, t: &Arc<Table>, x: Incoming, out: &mut Applied) -> Result<()> {
-        let mut row = if x.seq <= out.empty_up_to { RowRecord::unknown(x.key.clone()) } else { self.load_complete(scope, t, &x.key)? };
+        let row = if x.seq <= out.empty_up_to { RowRecord::unknown(x.key.clone()) } else { self.load_complete(scope, t, &x.key)? };
         if row.is_new() && x.partial && !planted::on("partial_taken") {
             return Err(Error::Incomplete { table: t.def.name.clone(), key: format!("{:?}", x.key) });
         }
@@ -129,8 +129,23 @@ impl Tx<'_> {
         if is_collision(t, &row, &x) {
             return self.apply_collision(scope, t, row, x, out);
         }
+        if self.stays_apart(t, &row, &x) {
+            return self.keep_apart(scope, t, &row, x);
+        }
+        self.merge_loaded(scope, t, row, x, out)
+    }
+
+    /// Merges a row that was kept apart until now.
+    pub(crate) fn merge_row(&mut self, scope: &Scope, t: &Arc<Table>, x: Incoming, out: &mut Applied) -> Result<()> {
+        let row = self.load_complete(scope, t, &x.key)?;
+        out.touched.insert(t.n);
+        if row.is_new() { self.apply_new(scope, t, row, x, out) } else { self.merge_loaded(scope, t, row, x, out) }
+    }
+
+    fn merge_loaded(&mut self, scope: &Scope, t: &Arc<Table>, mut row: RowRecord, x: Incoming, out: &mut Applied) -> Result<()> {
         let before = row.state.clone();
         let merged = row.state.merge(&x.state, &x.mask, &t.policies);
+        self.note_lost(scope, t, &x.key, &merged.lost, Seq(0))?;
         let mut changed = merged.changed;
         row.version = row.version.max(x.seq);
         if x.created.0 > 0 {
@@ -227,7 +242,9 @@ impl Tx<'_> {
 
     /// Ends an apply: settles what is shelved and which children have parents, and offers parked rows again whose obstacle moved.
     pub fn finish_apply(&mut self, scope: &Scope, out: &mut Applied) -> Result<()> {
+        self.join_settled(scope, out)?;
         self.settle_shelf(scope, out)?;
+        self.forget_bases()?;
         self.unpark_waiting(scope, &out.touched)
     }
 

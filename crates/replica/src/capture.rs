@@ -89,18 +89,25 @@ pub(crate) fn triggers(t: &Table, generation: i64) -> Vec<(String, String)> {
 }
 
 /// Copies what a text was before an edit of it, beside the edit's entry: what the row state does not have while nothing was edited.
+/// Of tables whose bases are kept, the whole row.
 fn old_texts(t: &Table, side: &str, from: &str) -> Option<String> {
     let columns: String = texts(t).map(|c| format!(", c{c}")).collect();
     let values: String = texts(t).map(|c| format!(", {side}.{}", quote(&t.columns[c].name))).collect();
     (!columns.is_empty()).then(|| format!("INSERT INTO {}(id{columns}) SELECT (SELECT max(id) FROM _syncline_log){values}{from};", image_log(t.n)))
 }
 
+/// When what was there is copied: at any update of a row whose base is kept, else when a text changed.
 fn text_edited(t: &Table) -> String {
+    if t.keeps_base() {
+        return "1".into();
+    }
     texts(t).map(|c| format!("NOT {}", same("OLD", "NEW", &t.columns[c].name, false))).collect::<Vec<_>>().join(" OR ")
 }
 
-fn texts(t: &Table) -> impl Iterator<Item = usize> + '_ {
-    t.policies.special_columns().filter(|(c, p)| *p == Policy::Text && t.shown.contains(c)).map(|x| x.0)
+/// The columns of which an update copies what was there.
+pub(crate) fn texts(t: &Table) -> impl Iterator<Item = usize> + '_ {
+    let all = t.keeps_base();
+    t.shown.iter().copied().filter(move |c| all || t.policies.column(*c) == Policy::Text)
 }
 
 /// Refuses a value that its column's policy cannot merge where it is written, as far as SQL that every SQLite has can tell.

@@ -128,9 +128,7 @@ impl TableConfig {
 
 fn check_table(name: &str, table: &TableConfig) -> Result<(), ConfigError> {
     let not_yet = |what: &str| Err(ConfigError::NotYet(format!("[table.{name}] {what}")));
-    if table.policy.as_deref() == Some(REJECT) {
-        return not_yet("policy = \"reject\"");
-    } else {
+    if table.policy.as_deref() != Some(REJECT) {
         check_policy(&format!("[table.{name}] policy"), &table.policy)?;
     }
     for (column, config) in &table.columns {
@@ -205,7 +203,7 @@ mod tests {
             [table.jobs]
             priority = "high"
             on_delete = "delete_wins"
-            policy = "server"
+            policy = "reject"
             groups = [["amount", "currency"]]
             columns = { status = "lww", hours = "counter", note = { local = true }, fee = { policy = "lww", caution = "financial" } }
             [table.Drafts]
@@ -219,7 +217,7 @@ mod tests {
         assert_eq!(jobs.column("STATUS").unwrap().policy.as_deref(), Some("lww"));
         assert!(jobs.column("note").unwrap().local);
         assert_eq!(jobs.column("hours").unwrap().policy.as_deref(), Some("counter"));
-        assert_eq!((jobs.on_delete, jobs.policy.as_deref()), (OnDelete::DeleteWins, Some("server")));
+        assert_eq!((jobs.on_delete, jobs.policy.as_deref()), (OnDelete::DeleteWins, Some("reject")));
         assert_eq!(jobs.groups, [["amount", "currency"]]);
         assert_eq!(jobs.column("fee").unwrap().caution.as_deref(), Some("financial"));
         assert_eq!(Config { source: None, ..Config::parse("").unwrap() }, Config::default());

@@ -93,7 +93,7 @@ impl Tx<'_> {
                     state: state.into(),
                     refusal,
                     since,
-                    base: None,
+                    base: self.base(&scope, &t, &key)?,
                     local,
                     remote,
                 });
@@ -117,6 +117,9 @@ impl Tx<'_> {
     /// Settles a conflict. The caller has absorbed; on an error nothing has changed.
     pub fn resolve(&mut self, id: &str, how: &Resolution) -> Result<()> {
         let (scope, t, key, conflict) = self.find_conflict(id)?;
+        if self.apart(&scope, &t, &key)?.is_some() {
+            return self.resolve_apart(&scope, &t, &key, &conflict, how);
+        }
         let row = self.load_complete(&scope, &t, &key)?;
         if let Some(local) = self.collided(&scope, &t, &key)? {
             self.resolve_collision(&t, &key, local, how)?;
@@ -153,6 +156,34 @@ impl Tx<'_> {
             self.unpark_and_touch(&scope, &t, &key)?;
         }
         Ok(())
+    }
+
+    /// Settles a row that was kept apart from the authority's: both are merged, and the decision is a write on top of that.
+    fn resolve_apart(&mut self, scope: &Scope, t: &Arc<Table>, key: &Key, conflict: &Conflict, how: &Resolution) -> Result<()> {
+        let wanted = match how {
+            Resolution::Server => conflict.refusal.server_row.clone(),
+            Resolution::Mine => conflict.local.clone(),
+            Resolution::Merged(values) => {
+                // What is not named stays local; a row that was deleted here is the authority's.
+                let mut wanted = conflict.local.clone().or_else(|| conflict.refusal.server_row.clone()).unwrap_or_else(|| t.key_object(key));
+                for (name, value) in values {
+                    if t.column(name).is_none_or(|c| !t.columns[c].present) && t.key_object(key).get(name) != Some(value) {
+                        return Err(Error::Refused(format!("table `{}` has no column `{name}` outside its key", t.def.name)));
+                    }
+                    wanted.insert(name.clone(), value.clone());
+                }
+                Some(wanted)
+            }
+        };
+        self.join_apart(scope, t, key)?;
+        let row = self.load_complete(scope, t, key)?;
+        match &wanted {
+            Some(values) => self.write_row(scope, t, &row, values, true)?,
+            None if row.is_shown() => t.delete(self, scope, key)?,
+            None => {}
+        }
+        self.absorb()?;
+        self.unpark_and_touch(scope, t, key)
     }
 
     /// Settles two rows that got one integer key: the server's stays as it is, mine goes, or comes back under a new key.

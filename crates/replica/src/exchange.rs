@@ -375,6 +375,7 @@ impl Tx<'_> {
             self.remove_unseen(scope, delta.to, &mut applied)?;
         }
         self.finish_apply(scope, &mut applied)?;
+        self.take_journal(scope, &delta.journal, Seq(1))?;
         self.set_applying(false)?;
         if planted::on("confirmations_after_merge") {
             self.pass_confirmations(scope, delta.to)?;

@@ -5,6 +5,7 @@
 //! random number: time and randomness come with each call in [`Env`].
 
 pub mod absorb;
+pub mod apart;
 pub mod apply;
 pub mod bind;
 pub mod capture;
@@ -13,6 +14,7 @@ pub mod config;
 pub mod conflicts;
 pub mod error;
 pub mod exchange;
+pub mod journal;
 pub mod open;
 pub mod policies;
 pub mod push;
@@ -30,6 +32,7 @@ pub use clash::Clash;
 pub use conflicts::{Conflict, Pending, Resolution, operation};
 pub use error::{Doing, Error, Result};
 pub use exchange::Taken;
+pub use journal::Journalled;
 pub use read::{Page, Reading};
 pub use registry::{Registry, Table};
 pub use rows::{Kind, RowRecord};

@@ -111,7 +111,8 @@ impl Tx<'_> {
                 q.execute(params![scope.n, &source.0[..], id.0 as i64, attempt as i64, nonce.0 as i64, head.0 as i64, first, last, names])
             })
             .doing("noting an attempt")?;
-        Ok(Some(Frozen { push: Push { id, nonce, attempt, rows: rows.finish() }, source, more }))
+        let journal = self.journal_to_send(scope, Seq(0), Seq(0))?;
+        Ok(Some(Frozen { push: Push { id, nonce, attempt, rows: rows.finish(), journal }, source, more }))
     }
 
     /// Adds a row to the bundle, and before it the pending parents that the authority has not got yet. Returns its size.

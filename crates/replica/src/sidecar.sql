@@ -71,6 +71,14 @@ CREATE TABLE _syncline_parked(
   reason TEXT NOT NULL, message TEXT NOT NULL, refusal BLOB NOT NULL, since INTEGER NOT NULL, local BLOB,
   PRIMARY KEY(scope, tbl, key)) WITHOUT ROWID;
 
+-- Values that lost to concurrent ones, without type affinity. seq: at the authority the bundle in which they lost or came; on a
+-- device 0 until the authority is known to have the entry.
+CREATE TABLE _syncline_journal(
+  id BLOB PRIMARY KEY, scope INTEGER NOT NULL, tbl INTEGER NOT NULL, key BLOB NOT NULL, col TEXT NOT NULL,
+  lost, lost_hlc INTEGER NOT NULL, lost_writer BLOB NOT NULL, won, reason TEXT NOT NULL,
+  at INTEGER NOT NULL, seq INTEGER NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX _syncline_journal_seq ON _syncline_journal(scope, seq);
+
 -- Rows that their table cannot hold for now.
 CREATE TABLE _syncline_shelved(
   scope INTEGER NOT NULL, tbl INTEGER NOT NULL, key BLOB NOT NULL,

@@ -22,3 +22,7 @@ FROM _syncline_scope s;
 CREATE VIEW syncline_status(pending, parked, shelved, captured) AS
 SELECT (SELECT count(*) FROM _syncline_row WHERE pend IS NOT NULL), (SELECT count(*) FROM _syncline_parked),
   (SELECT count(*) FROM _syncline_shelved), (SELECT count(*) FROM _syncline_log);
+
+CREATE VIEW syncline_journal(id, tbl, key, col, lost_value, lost_by, won_value, at, expires_at) AS
+SELECT lower(hex(j.id)), t.name, hex(j.key), j.col, j.lost, lower(hex(j.lost_writer)), j.won, j.at, j.at + 2592000000
+FROM _syncline_journal j JOIN _syncline_table t ON t.n = j.tbl;

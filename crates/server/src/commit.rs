@@ -63,6 +63,10 @@ pub fn commit(tx: &mut Tx, scope: &Scope, device: DeviceId, source: SourceId, pu
     if collided.total > 0 {
         return Ok(nothing(collided.outcome()));
     }
+    let stale = stale(tx, scope, &rows, limits)?;
+    if stale.total > 0 {
+        return Ok(nothing(stale.outcome()));
+    }
     let incomplete = incomplete(tx, scope, &rows)?;
     if !incomplete.is_empty() {
         return Ok(nothing(Outcome::Incomplete(incomplete)));
@@ -79,6 +83,7 @@ pub fn commit(tx: &mut Tx, scope: &Scope, device: DeviceId, source: SourceId, pu
         Err(Failure::Refused(refused)) => return Ok(nothing(refused.outcome())),
         Err(Failure::Error(e)) => return Err(e.into()),
     };
+    take_journal(tx, scope, seq, push, limits)?;
     let mut altered = written.altered;
     let mut by_scope: HashMap<i64, Vec<(i64, Key)>> = HashMap::new();
     for (scope, table, key) in written.captured.changed {
@@ -97,6 +102,24 @@ pub fn commit(tx: &mut Tx, scope: &Scope, device: DeviceId, source: SourceId, pu
     }
     let outcome = Outcome::Committed(Acked { source, id: push.id, nonce: push.nonce, seq });
     Ok(Receipt { outcome, fresh: Some((seq, altered)), moved })
+}
+
+/// Takes in what the device saw lose. What does not read as an entry is left out: the journal is never in the way.
+fn take_journal(tx: &mut Tx, scope: &Scope, seq: Seq, push: &Push, limits: &Limits) -> Result<(), Error> {
+    let now = tx.env.now_ms;
+    let latest = Hlc::from_ms(now.saturating_add(limits.clock_ahead_ms + 1_000));
+    let mut room = limits.row_bytes;
+    let mut taken = Vec::new();
+    for entry in push.journal.iter().take(1_000) {
+        let size = entry.lost.size() + entry.won.size() + entry.key.0.len() + entry.table.len() + entry.column.len();
+        let reason = ["superseded", "row_ended", "type"].contains(&entry.reason.as_str());
+        if size > room || entry.hlc > latest || !reason {
+            continue;
+        }
+        room -= size;
+        taken.push(syncline_core::JournalEntry { at: entry.at.clamp(0, now), ..entry.clone() });
+    }
+    tx.take_journal(scope, &taken, seq)
 }
 
 /// Absorbs what others wrote straight into the business tables, as bundles of the authority's own. Comes before every commit and answer.
@@ -367,6 +390,21 @@ fn collisions(tx: &mut Tx, scope: &Scope, rows: &[Pushed], limits: &Limits) -> R
     Ok(out)
 }
 
+/// Refuses edits of rows of a `reject` table that were begun on another version than the latest. What the authority has seen
+/// already, or an edit that has seen all that is here, is none: bundles come again after a backup was put back.
+fn stale(tx: &mut Tx, scope: &Scope, rows: &[Pushed], limits: &Limits) -> Result<Refusals, Error> {
+    let mut out = Refusals::new(limits);
+    for row in rows.iter().filter(|r| r.table.policies.reject && !planted::on("reject_takes_all")) {
+        let Some(here) = tx.load(scope, &row.table, &row.incoming.key)? else { continue };
+        let x = &row.incoming;
+        if x.seq != here.version && !x.state.ctx.within(&here.state.ctx) && !here.state.ctx.within(&x.state.ctx) {
+            let message = format!("another device changed this row (version {}) after this edit was begun on version {}", here.version, x.seq);
+            out.add(tx, scope, row, Reason::Version, message)?;
+        }
+    }
+    Ok(out)
+}
+
 /// Lists the rows of which the sender left columns out although they are not here, or only as gravestones.
 fn incomplete(tx: &mut Tx, scope: &Scope, rows: &[Pushed]) -> Result<Vec<u32>, Error> {
     let mut out = Vec::new();
@@ -583,6 +621,7 @@ fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mu
     let (was_dead, was_shown) = (row.state.is_dead(), row.is_shown());
     let was_gravestone = row.kind == Kind::Gravestone;
     let merged = row.state.merge(&x.state, &x.mask, &t.policies);
+    tx.note_lost(scope, t, &x.key, &merged.lost, seq)?;
     let mut changed = merged.changed;
     row.state.confirm(&t.policies, seq).into_iter().for_each(|c| changed.insert(c));
     let as_sent = is_as_sent(&row.state, x);

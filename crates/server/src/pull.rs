@@ -61,6 +61,7 @@ pub fn read_answer(tx: &mut Tx, scope: &Scope, request: &ScopeRequest, receipt: 
         Some(next) if request.page.is_none() => tx.rows_left(scope, next)?,
         _ => 0,
     };
+    let journal = if page.next.is_none() { tx.journal_to_send(scope, from, head)? } else { vec![] };
     let floor: i64 = tx.conn.query_row("SELECT floor FROM _syncline_scope WHERE n = ?1", params![scope.n], |r| r.get(0)).doing("reading the floor")?;
     answer.delta = Some(Delta {
         scope: scope.id.clone(),
@@ -72,6 +73,7 @@ pub fn read_answer(tx: &mut Tx, scope: &Scope, request: &ScopeRequest, receipt: 
         next: page.next,
         rows_left: left,
         rows: page.rows,
+        journal,
     });
     Ok(answer)
 }

@@ -235,3 +235,163 @@ fn a_counter_does_not_become_a_set() {
     let error = w.another_error(SCHEMA, "[table.c]\ncolumns = { tags = \"text\" }");
     assert!(error.contains("`set` at the authority and cannot become `text`"), "{error}");
 }
+
+// ---- the journal
+
+impl World {
+    fn journal_of(&mut self, b: bool) -> Vec<syncline_replica::Journalled> {
+        let d = if b { &mut self.b } else { &mut self.a };
+        d.replica.transact(&mut d.env, |tx| tx.journal(100)).unwrap()
+    }
+}
+
+#[test]
+fn the_value_that_lost_is_in_everyones_journal_and_can_be_put_back() {
+    for b_first in [false, true] {
+        let mut w = World::with_config(SCHEMA, "");
+        w.a.sql("INSERT INTO c(id, nick) VALUES('c1', 'old')");
+        w.b_must_equal_a();
+        w.a.sql("UPDATE c SET nick = 'a'");
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        w.b.sql("UPDATE c SET nick = 'b'");
+        if b_first {
+            w.sync_b();
+        }
+        w.must_agree();
+        assert_eq!(w.one("nick"), "'b'");
+        let (a, b) = (w.journal_of(false), w.journal_of(true));
+        assert_eq!(a.len(), 1, "{a:?}");
+        assert_eq!((&a[0].id, &a[0].lost_value), (&b[0].id, &b[0].lost_value));
+        assert_eq!(a[0].lost_value, syncline_core::Value::text("a"));
+        assert_eq!((a[0].won_value.as_str(), a[0].reason.as_str(), a[0].col.as_str()), (Some("b"), "superseded", "nick"));
+        let seen: i64 = w.b.conn().query_row("SELECT count(*) FROM syncline_journal WHERE lost_value = 'a' AND won_value = 'b'", [], |r| r.get(0)).unwrap();
+        assert_eq!(seen, 1);
+        let b = &mut w.b;
+        b.replica.transact(&mut b.env, |tx| tx.restore(&a[0].id)).unwrap();
+        w.must_agree();
+        assert_eq!(w.one("nick"), "'a'");
+        assert!(w.b.replica.transact(&mut w.b.env, |tx| tx.restore("ffffffffff")).is_err());
+    }
+}
+
+#[test]
+fn an_edit_that_a_deletion_beats_is_in_the_journal_and_brings_the_row_back() {
+    let mut w = World::with_config(SCHEMA, "[table.c]\non_delete = \"delete_wins\"");
+    w.a.sql("INSERT INTO c(id, name, phone) VALUES('c1', 'Ann', '1')");
+    w.b_must_equal_a();
+    w.a.sql("DELETE FROM c");
+    w.b.sql("UPDATE c SET name = 'Anna'");
+    w.must_agree();
+    let journal = w.journal_of(false);
+    assert_eq!(journal.len(), 1, "{journal:?}");
+    assert_eq!((journal[0].lost_value.as_str(), journal[0].reason.as_str()), (Some("Anna"), "row_ended"));
+    let id = journal[0].id.clone();
+    w.a.replica.transact(&mut w.a.env, |tx| tx.restore(&id)).unwrap();
+    w.must_agree();
+    assert_eq!(w.one("name || phone"), "'Anna1'");
+}
+
+#[test]
+fn a_broken_set_is_kept_in_the_journal() {
+    let mut w = world();
+    w.a.sql("UPDATE c SET tags = '[broken]'");
+    w.must_agree();
+    let journal = w.journal_of(true);
+    assert_eq!((journal[0].lost_value.as_str(), journal[0].reason.as_str()), (Some("[broken]"), "type"));
+}
+
+#[test]
+fn the_journal_is_bounded_and_never_in_the_way() {
+    let mut w = World::with_config(SCHEMA, "");
+    let big = "x".repeat(300_000);
+    w.a.sql("INSERT INTO c(id) VALUES('c1')");
+    w.b_must_equal_a();
+    for i in 0..70 {
+        w.a.sql(&format!("UPDATE c SET name = '{i}{big}'"));
+        w.b.sql(&format!("UPDATE c SET name = 'b{i}{big}'"));
+        w.sync_a();
+        w.sync_b();
+    }
+    w.must_agree();
+    let bytes: i64 = w.authority.replica.conn().query_row("SELECT sum(size) FROM _syncline_journal", [], |r| r.get(0)).unwrap();
+    let newest: bool =
+        w.authority.replica.conn().query_row("SELECT EXISTS (SELECT 1 FROM _syncline_journal WHERE lost GLOB '*69x*')", [], |r| r.get(0)).unwrap();
+    assert!((10 << 20..=syncline_replica::journal::JOURNAL_BYTES_MAX).contains(&bytes) && newest, "{bytes}");
+}
+
+// ---- reject
+
+fn invoices() -> World {
+    let mut w = World::with_config("CREATE TABLE c(id TEXT PRIMARY KEY, name TEXT, amount INTEGER)", "[table.c]\npolicy = \"reject\"");
+    w.a.sql("INSERT INTO c VALUES('c1', 'Ann', 10)");
+    w.b_must_equal_a();
+    w.a.sql("UPDATE c SET amount = 20");
+    w.b.sql("UPDATE c SET amount = 30");
+    w.sync_a();
+    w
+}
+
+fn conflicts(w: &mut World) -> Vec<syncline_replica::Conflict> {
+    w.b.replica.transact(&mut w.b.env, |tx| tx.conflicts()).unwrap()
+}
+
+#[test]
+fn a_rejected_row_is_kept_apart_until_somebody_decides() {
+    use syncline_replica::Resolution;
+    let merged = std::collections::BTreeMap::from([("amount".to_owned(), syncline_core::Value::Int(50))]);
+    for (how, amount) in [(Resolution::Server, 21), (Resolution::Mine, 30), (Resolution::Merged(merged), 50)] {
+        let mut w = invoices();
+        w.sync_b();
+        let shown: i64 = w.b.conn().query_row("SELECT amount FROM c", [], |r| r.get(0)).unwrap();
+        assert_eq!(shown, 30, "the device shows its own");
+        // The other goes on meanwhile.
+        w.a.sql("UPDATE c SET amount = 21, name = 'Bea'");
+        w.sync_a();
+        w.sync_b();
+        let found = conflicts(&mut w);
+        assert_eq!(found.len(), 1);
+        let c = &found[0];
+        let int = |row: &Option<std::collections::BTreeMap<String, syncline_core::Value>>| row.as_ref().and_then(|r| r.get("amount").cloned());
+        assert_eq!(c.refusal.reason.word(), "version");
+        assert!(c.refusal.server_row_version > c.refusal.base_row_version && c.refusal.base_row_version.0 > 0, "{c:?}");
+        assert_eq!(int(&c.base), Some(syncline_core::Value::Int(10)));
+        assert_eq!(int(&c.local), Some(syncline_core::Value::Int(30)));
+        assert_eq!(int(&c.remote), Some(syncline_core::Value::Int(21)));
+        assert_eq!(c.remote.as_ref().and_then(|r| r.get("name")).and_then(|v| v.as_str()), Some("Bea"));
+        let id = c.id.clone();
+        w.b.replica.transact(&mut w.b.env, |tx| tx.resolve(&id, &how)).unwrap();
+        w.must_agree();
+        assert_eq!(w.one("amount"), amount.to_string(), "{how:?}");
+        assert!(conflicts(&mut w).is_empty());
+        w.b.sql("UPDATE c SET amount = 99");
+        w.must_agree();
+        assert_eq!(w.one("amount"), "99");
+    }
+}
+
+#[test]
+fn a_deletion_of_a_row_that_was_edited_is_rejected_too() {
+    use syncline_replica::Resolution;
+    for (how, left) in [(Resolution::Server, 1), (Resolution::Mine, 0)] {
+        let mut w = invoices();
+        w.b.sql("DELETE FROM c");
+        w.sync_b();
+        let found = conflicts(&mut w);
+        assert_eq!((found.len(), found[0].refusal.op.as_str()), (1, "delete"));
+        w.b.replica.transact(&mut w.b.env, |tx| tx.resolve(&found[0].id, &how)).unwrap();
+        w.must_agree();
+        let n: i64 = w.a.conn().query_row("SELECT count(*) FROM c", [], |r| r.get(0)).unwrap();
+        assert_eq!(n, left, "{how:?}");
+    }
+}
+
+#[test]
+fn other_rows_go_through_while_one_is_rejected() {
+    let mut w = invoices();
+    w.b.sql("INSERT INTO c VALUES('c2', 'Bob', 1)");
+    let summary = w.sync_b();
+    assert_eq!((summary.parked, summary.pending), (1, 1));
+    w.sync_a();
+    let n: i64 = w.a.conn().query_row("SELECT count(*) FROM c", [], |r| r.get(0)).unwrap();
+    assert_eq!(n, 2);
+}
