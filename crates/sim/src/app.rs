@@ -6,7 +6,7 @@ use crate::schema::{Kind, Table, Variant};
 use crate::tables::{At, Tables, Written};
 use rusqlite::{Connection, ToSql};
 use syncline_core::schema::quote;
-use syncline_core::{Key, Value};
+use syncline_core::{Key, Value, elements};
 use syncline_replica::bind::Bind;
 
 /// Who writes, and what it may do.
@@ -138,8 +138,13 @@ impl Author<'_> {
             return None;
         }
         let mut values = key.clone();
-        for (_, kind) in table.columns {
-            values.push(self.value(*kind, now, false)?);
+        let old = now.get((t, &Key::encode(&key))).cloned();
+        for (c, (_, kind)) in table.columns.iter().enumerate() {
+            let before = old.as_ref().map(|row| row[c].clone());
+            values.push(match self.next(*kind, before.as_ref()) {
+                Some(value) => value,
+                None => self.value(*kind, now, false)?,
+            });
         }
         if let [.., lo, hi] = &mut values[..]
             && table.columns.last().is_some_and(|c| c.1 == Kind::Bound)
@@ -174,8 +179,13 @@ impl Author<'_> {
             return None;
         }
         let mut values = Vec::new();
+        let old = now.get((t, &key)).cloned();
         for c in &columns {
-            values.push(self.value(table.columns[*c].1, now, false)?);
+            let before = old.as_ref().map(|row| row[*c].clone());
+            values.push(match self.next(table.columns[*c].1, before.as_ref()) {
+                Some(value) => value,
+                None => self.value(table.columns[*c].1, now, false)?,
+            });
         }
         let set: Vec<String> = columns.iter().map(|c| format!("{} = ?", quote(table.columns[*c].0))).collect();
         let sql = format!("{verb} {} SET {} WHERE {}", quote(table.name), set.join(", "), place(table));
@@ -236,6 +246,56 @@ impl Author<'_> {
         self.faults.has(Fault::ForeignKey) || !self.variant.tables.iter().any(|x| x.key.iter().chain(x.columns).any(|c| points(&c.1)))
     }
 
+    /// What a program makes of the value of a column with a policy; `None` for other columns.
+    fn next(&mut self, kind: Kind, before: Option<&Value>) -> Option<Value> {
+        let rng = &mut *self.rng;
+        Some(match kind {
+            Kind::Tally => {
+                let now = if let Some(Value::Int(n)) = before { *n } else { 0 };
+                Value::Int(now + rng.below(9) as i64 - 3)
+            }
+            Kind::Tags | Kind::Likes => {
+                if before.is_none() && rng.chance(20) {
+                    return Some(Value::Null);
+                }
+                let mut all = before.and_then(elements::parse).unwrap_or_default();
+                if !all.is_empty() && rng.chance(40) {
+                    let i = rng.index(all.len());
+                    all.remove(i);
+                }
+                for _ in 0..rng.below(3) {
+                    let e = format!("{}", rng.below(6));
+                    if !all.contains(&e) {
+                        all.push(e);
+                    }
+                }
+                let text = elements::print(all.iter().map(String::as_str));
+                // Programs write JSON in their own ways.
+                if rng.chance(30) { Value::text(text.as_str().unwrap_or_default().replace(',', ", ")) } else { text }
+            }
+            Kind::Top => match rng.below(3) {
+                0 => Value::Null,
+                1 => Value::Int(rng.below(20) as i64),
+                _ => Value::text(format!("2026-01-01T{:02}:00:00{}", rng.below(24), rng.pick(&["Z", "+05:00", ".5-03:00"]))),
+            },
+            Kind::Low => Value::Int(rng.below(50) as i64 - 25),
+            Kind::Prose => {
+                let mut words: Vec<String> =
+                    before.and_then(Value::as_str).unwrap_or_default().replace('w', " w").split_whitespace().map(str::to_owned).collect();
+                if words.len() > 2 && rng.chance(30) {
+                    let i = rng.index(words.len());
+                    words.remove(i);
+                }
+                *self.counter += 1;
+                let at = rng.index(words.len() + 1);
+                words.insert(at, format!("w{}x{}", self.range, self.counter));
+                Value::text(words.join(" "))
+            }
+            Kind::Asked | Kind::Owned => Value::text(format!("v{}", rng.below(1000))),
+            _ => return None,
+        })
+    }
+
     fn value(&mut self, kind: Kind, now: &Tables, in_key: bool) -> Option<Value> {
         let rng = &mut *self.rng;
         Some(match kind {
@@ -278,6 +338,7 @@ impl Author<'_> {
             Kind::Few(n) => Value::Int(rng.below(n as u64) as i64),
             Kind::Range if self.faults.has(Fault::KeyCollision) => Value::Int(5000 + rng.below(3) as i64),
             Kind::Range => Value::Int(self.range + rng.below(4) as i64),
+            Kind::Tally | Kind::Tags | Kind::Likes | Kind::Top | Kind::Low | Kind::Prose | Kind::Asked | Kind::Owned => self.next(kind, None)?,
         })
     }
 }

@@ -15,10 +15,16 @@ pub struct Bug {
     pub within: u64,
     /// Faults to pick from, where all of them would hide it too long; empty means all.
     pub faults: &'static str,
+    /// In how many of a hundred histories columns have policies.
+    pub policies: u64,
 }
 
 const fn bug(name: &'static str, rule: &'static str, within: u64) -> Bug {
-    Bug { name, rule, within, faults: "" }
+    Bug { name, rule, within, faults: "", policies: 0 }
+}
+
+const fn of_policy(name: &'static str, rule: &'static str, within: u64) -> Bug {
+    Bug { name, rule, within, faults: "", policies: 100 }
 }
 
 /// Those that it finds.
@@ -58,11 +64,24 @@ pub const RARE: &[Bug] = &[
     bug("unparked_keeps_number", "a row that leaves parking gets a new number", 40_000),
     bug("resync_takes_pending", "a resync keeps what is pending", 40_000),
     bug("acked_not_checked", "acknowledged bundles beyond the cursor are compared too", 40_000),
+    of_policy("counter_adds_twice", "an increment that comes twice counts once", 500),
+    of_policy("max_is_the_latest", "the greatest value wins, not the latest", 500),
+    of_policy("losing_max_stays", "a table shows what its row states say", 500),
+    of_policy("set_never_shrinks", "an element goes where somebody who had seen it took it out", 500),
+    of_policy("set_quiet_on_context", "where a context grew, sets and `ask` count as changed (rule 2)", 4000),
+    of_policy("ask_keeps_the_latest", "concurrent values of `ask` are all kept", 500),
+    of_policy("entries_outlive_births", "entries go with the births that they name (rule 5)", 1000),
+    of_policy("delete_never_wins", "where deletions win, an unseen edit does not revive", 500),
+    of_policy("group_split", "columns of a group share one stamp", 1000),
+    of_policy("reject_merges", "what a device has pending in a `reject` table is kept apart", 1000),
+    of_policy("reject_takes_all", "`reject` takes an edit only on the latest version", 1000),
+    of_policy("server_is_lww", "an edit on the authority's latest beats one that did not know it", 2000),
+    of_policy("losers_forgotten", "a concurrent value that lost is in the journal", 500),
 ];
 
 /// Returns the first seed from 1, of at most `most`, that finds a bug, and what it found.
 pub fn hunt(bug: &Bug, most: u64, threads: usize) -> Option<(u64, String)> {
-    let mut options = Options::default();
+    let mut options = Options { policies: bug.policies, ..Options::default() };
     if !bug.faults.is_empty() {
         options.faults = Faults::parse(bug.faults).unwrap_or_default();
     }

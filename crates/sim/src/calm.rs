@@ -153,6 +153,7 @@ impl World {
                 Kind::Unique => Value::text(format!("fix{}", self.rng.next())),
                 Kind::Ref(_) | Kind::Bound => Value::Null,
                 Kind::Small => Value::Int(1),
+                Kind::Asked | Kind::Owned => Value::text("fixed"),
                 _ => continue,
             };
             out.insert((*name).to_owned(), value);
@@ -160,7 +161,12 @@ impl World {
         if out.is_empty()
             && let Some((name, kind)) = table.columns.first()
         {
-            out.insert((*name).to_owned(), if *kind == Kind::Word { Value::text("fixed") } else { Value::Null });
+            let value = match kind {
+                Kind::Word => Value::text("fixed"),
+                Kind::Tally => Value::Int(1),
+                _ => Value::Null,
+            };
+            out.insert((*name).to_owned(), value);
         }
         out
     }

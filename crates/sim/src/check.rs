@@ -27,6 +27,11 @@ impl World {
                     continue;
                 }
                 let at = device.site.numbers[*t];
+                // A row that waits for a decision is kept apart from what the authority has.
+                let apart = VARIANTS[self.variant].tables[*t].name == "strict";
+                if apart && device.site.mirror.rows.get(&(at, key.clone())).is_some_and(|r| r.pending.is_some()) {
+                    continue;
+                }
                 if !row.collected.is_empty() && !device.site.mirror.rows.contains_key(&(at, key.clone())) {
                     continue;
                 }
@@ -86,8 +91,9 @@ impl World {
             let state = site.mirror.decode(raw)?;
             let mut values = key.decode().map_err(|e| format!("ERROR decoding a key: {e}"))?;
             for c in 0..table.columns.len() {
-                let value = state.cell(c).and_then(|x| self.ledger.value((t, key), c, x.stamp));
-                values.push(value.cloned().unwrap_or_default());
+                let own = state.extra(c).filter(|e| e.is_whole()).map(|_| crate::policy::shown_value(&state, c));
+                let value = own.or_else(|| state.cell(c).and_then(|x| self.ledger.value((t, key), c, x.stamp)).cloned());
+                values.push(value.unwrap_or_default());
             }
             let orphan = table.key.iter().chain(table.columns).zip(&values).any(|((_, kind), value)| match kind {
                 Kind::Ref(parent) | Kind::Must(parent) => {
@@ -136,6 +142,7 @@ impl World {
         }
         self.check_marks(authority)?;
         self.check_nothing_lost()?;
+        self.check_journal()?;
         self.check_bundle_log()?;
         let bytes = format!("{:?}", self.server.site.written.now);
         self.mix(bytes.as_bytes());
@@ -163,6 +170,44 @@ impl World {
                     }
                 } else if !state.is_dead() || row.collected.is_empty() && !state.is_unknown() {
                     return Err(format!("LOST: row {key:?} in {table} is not at {}", name(device.site.who)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every value that is not shown was superseded by a write that knew it, or is in somebody's journal.
+    fn check_journal(&self) -> Check {
+        if !self.one_past || !self.forgiven.is_empty() || !self.device_backups.is_empty() {
+            return Ok(()); // a journal may be gone with a disk
+        }
+        let failed = |e: rusqlite::Error| format!("ERROR reading a journal: {e}");
+        let authority = self.server.authority.as_ref().ok_or("ERROR no authority")?;
+        let replicas = self.devices.iter().filter_map(|d| d.processes[0].replica.as_ref()).chain([&authority.replica]);
+        let mut journal: BTreeSet<(i64, Vec<u8>, String, i64, Vec<u8>)> = BTreeSet::new();
+        for replica in replicas {
+            let mut q = replica.conn().prepare("SELECT tbl, key, col, lost_hlc, lost_writer FROM _syncline_journal").map_err(failed)?;
+            let rows = q.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?))).map_err(failed)?;
+            journal.extend(rows.collect::<rusqlite::Result<Vec<_>>>().map_err(failed)?);
+        }
+        for ((t, key), row) in self.ledger.rows.iter().filter(|((t, _), row)| !row.unseen && !self.ledger.integer_keys.contains(t)) {
+            let table = &VARIANTS[self.variant].tables[*t];
+            let number = self.server.site.numbers[*t];
+            let state = self.server.site.mirror.state(number, key)?;
+            if state.is_dead() || row.ops.iter().any(|o| self.ledger.set_aside.contains(&o.stamp)) {
+                continue;
+            }
+            for (c, (name, _)) in table.columns.iter().enumerate().filter(|(_, k)| k.1.policy() == syncline_core::Policy::Lww) {
+                let writes = || row.ops.iter().flat_map(|o| o.cells.iter().filter(|x| x.0 == c).map(move |x| (o, x.1, &x.2)));
+                let shown = state.cell(c).map(|x| x.stamp);
+                for (op, stamp, value) in writes().filter(|w| Some(w.1) != shown) {
+                    let known = row.ops.iter().any(|o| o.seen.covers(&stamp) && (o.births.is_empty() || o.cells.iter().any(|x| x.0 == c)));
+                    let ended = op.effect_births.iter().all(|b| state.ground.covers(b)) || state.ground.covers(&stamp);
+                    let same = writes().any(|w| w.1 != stamp && w.2 == value);
+                    let entry = (number, key.0.clone(), (*name).to_owned(), stamp.hlc.0 as i64, stamp.writer.0.to_vec());
+                    if !known && !ended && !same && !journal.contains(&entry) {
+                        return Err(format!("JOURNAL: {value:?} of {op:?} in column {name} of row {key:?} in {} lost without a word", table.name));
+                    }
                 }
             }
         }

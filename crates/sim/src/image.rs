@@ -61,7 +61,8 @@ fn make(variant: usize) -> Result<Image, Box<dyn std::error::Error>> {
     prepare(&conn)?;
     conn.execute_batch(&schema::sql(&VARIANTS[variant]))?;
     let mut replica = Replica::open_or_create(conn, Role::Device, &mut env)?;
-    let options = SyncOptions { integer_keys: Some(IntegerKeys::App), ..SyncOptions::default() };
+    let config = syncline_replica::config::Config::parse(VARIANTS[variant].config)?;
+    let options = SyncOptions { integer_keys: Some(IntegerKeys::App), config, ..SyncOptions::default() };
     let (schema, numbers) = replica.transact(&mut env, |tx| {
         tx.init(&options)?;
         let scope = syncline_core::ScopeId(ACCOUNT.into());

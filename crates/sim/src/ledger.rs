@@ -5,7 +5,8 @@
 //! that any replica ever saves is compared with that.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use syncline_core::{Dot, Hlc, Key, RowState, Stamp, Value, Vv, WriterId};
+use crate::policy::{self, Effect};
+use syncline_core::{Dot, Hlc, Key, Policy, RowState, Stamp, Value, Vv, WriterId};
 
 /// Who: a device's number, or the authority.
 pub type Who = usize;
@@ -27,6 +28,10 @@ pub struct Op {
     pub ground: Vv,
     /// The columns that it wrote.
     pub cells: Vec<(usize, Stamp, Value)>,
+    /// What it did to columns whose policy is not `lww`.
+    pub effects: Vec<(usize, Stamp, Effect)>,
+    /// The births of the row that those count for; of a deletion, those of the row that it ended.
+    pub effect_births: Vec<Stamp>,
     /// The bundle that brought it to the authority.
     pub committed: Option<i64>,
 }
@@ -54,6 +59,10 @@ pub struct Ledger {
     pub count: u64,
     /// Tables whose key is an integer.
     pub integer_keys: Vec<usize>,
+    /// Whether the authority's past was undone at some time: what it knew then may win although nobody here knows it.
+    pub past_undone: bool,
+    /// The policies of each table's columns.
+    pub policies: Vec<Vec<Policy>>,
     /// Writes of rows whose integer key turned out to be another row's, and writes that were dated anew.
     pub set_aside: BTreeSet<Stamp>,
 }
@@ -66,6 +75,7 @@ impl Ledger {
     ///
     /// `value` returns what SQL has in a column (of the row as it was when it was deleted, if it was).
     pub fn saw(&mut self, by: Who, at: (usize, &Key), before: &RowState, after: &RowState, value: &mut dyn FnMut(usize, bool) -> Option<Value>) -> Check {
+        let policies = self.policies.get(at.0).cloned().unwrap_or_default();
         let row = self.rows.entry((at.0, at.1.clone())).or_default();
         if by == SERVER && after.gravestone && !before.gravestone && after.ground == after.ctx {
             row.collected.push(after.ctx.clone());
@@ -97,15 +107,24 @@ impl Ledger {
                     *v = value(*c, op.births.is_empty())
                         .ok_or_else(|| format!("CAPTURE of row {at:?}: a write of column {c} that SQL never made, at {}", name(by)))?;
                 }
+                let knew: Vec<&Op> = if op.births.as_slice() == [op.stamp] { vec![] } else { row.ops.iter().filter(|o| op.seen.covers(&o.stamp) && !self.set_aside.contains(&o.stamp)).collect() };
+                let effects = op.cells.iter().filter(|x| policies.get(x.0).is_some_and(|p| *p != Policy::Lww));
+                op.effects = effects.map(|(c, s, v)| (*c, *s, policy::effect(policies[*c], &policy::shown(policies[*c], *c, &knew, &before.ground), v))).collect();
                 self.count += 1;
                 row.ops.push(op);
             }
         }
-        row.check(after, &self.set_aside).map_err(|e| format!("{e}; row {at:?} at {}: {after:?}; writes {:#?}", name(by), row.ops))
+        if by == SERVER && !self.past_undone && !before.is_dead() && !after.is_dead() {
+            for c in (0..policies.len()).filter(|c| policies[*c] == Policy::Server) {
+                row.check_owned(c, before, after)?;
+            }
+        }
+        row.check(after, &self.set_aside, &policies).map_err(|e| format!("{e}; row {at:?} at {}: {after:?}; writes {:#?}", name(by), row.ops))
     }
 
     /// Takes in that a replica dated its writes after `limit` anew: they count as one write of that time.
     pub fn redated(&mut self, by: Who, at: (usize, &Key), before: &RowState, after: &RowState, limit: Hlc) -> Check {
+        let policies = self.policies.get(at.0).cloned().unwrap_or_default();
         let row = self.rows.entry((at.0, at.1.clone())).or_default();
         let Some((writer, hlc)) = after.ctx.entries().iter().find(|e| before.ctx.get(e.0) < e.1).copied() else { return Ok(()) };
         let to = Stamp { hlc, writer };
@@ -118,10 +137,29 @@ impl Ledger {
         let mut values: HashMap<usize, (Stamp, Value)> = HashMap::new();
         let mut kept = Vec::new();
         let (mut seen, mut ground) = (Vv::default(), Vv::default());
+        let mut effects: Vec<(usize, Stamp, Effect)> = Vec::new();
+        let mut effect_births: Vec<Stamp> = Vec::new();
+        let mut ahead = ahead;
+        ahead.sort_by_key(|o| o.stamp);
         for op in ahead {
             for (w, h) in op.ground.entries() {
                 ground.see(Stamp { hlc: (*h).min(after.ground.get(*w)), writer: *w });
             }
+            let is_insert = op.births.as_slice() == [op.stamp];
+            if is_insert {
+                effects.clear();
+            }
+            for (c, s, e) in op.effects {
+                let s = if s.hlc <= limit { s } else { to };
+                match effects.iter_mut().find(|x| x.0 == c) {
+                    Some(x) => {
+                        policy::compose(&mut x.2, e);
+                        x.1 = s;
+                    }
+                    None => effects.push((c, s, e)),
+                }
+            }
+            effect_births = op.effect_births.iter().map(|b| if b.hlc > limit { to } else { *b }).collect();
             for (c, stamp, value) in op.cells {
                 if values.get(&c).is_none_or(|v| v.0 < stamp) {
                     values.insert(c, (stamp, value.clone()));
@@ -150,8 +188,8 @@ impl Ledger {
         if births.contains(&to) {
             ground = after.ground.clone();
         }
-        row.ops.push(Op { by, stamp: to, seen, births, ground, cells, committed: None });
-        row.check(after, &self.set_aside).map_err(|e| format!("{e}; row {at:?} dated anew at {}: {after:?}; writes {:#?}", name(by), row.ops))
+        row.ops.push(Op { by, stamp: to, seen, births, ground, cells, effects, effect_births, committed: None });
+        row.check(after, &self.set_aside, &policies).map_err(|e| format!("{e}; row {at:?} dated anew at {}: {after:?}; writes {:#?}", name(by), row.ops))
     }
 
     /// Returns the value that a stamp stands for in a column.
@@ -168,18 +206,30 @@ pub fn name(who: Who) -> String {
 
 /// Finds the writes between two states of which the last has this stamp: one, or a deletion and an insert.
 fn ops_between(by: Who, stamp: Stamp, before: &RowState, after: &RowState) -> Vec<Op> {
-    let op = |stamp, seen: &Vv| Op { by, stamp, seen: seen.clone(), births: vec![], ground: Vv::default(), cells: vec![], committed: None };
+    let op = |stamp, seen: &Vv| Op {
+        by,
+        stamp,
+        seen: seen.clone(),
+        births: vec![],
+        ground: Vv::default(),
+        cells: vec![],
+        effects: vec![],
+        effect_births: before.births(),
+        committed: None,
+    };
     let changed = |whole: bool| -> Vec<(usize, Stamp, Value)> {
         let cells = after.cells.iter().enumerate().filter_map(|(c, cell)| cell.as_ref().map(|x| (c, x.stamp, Value::Null)));
         cells.filter(|(c, s, _)| whole || before.cell(*c).is_none_or(|x| x.stamp != *s)).collect()
     };
     if after.is_dead() {
-        return vec![Op { cells: changed(false), ..op(stamp, &before.ctx) }];
+        // Where deletions win, the births of the row are gone with it.
+        let ground = if after.ground == before.ground { Vv::default() } else { after.ground.clone() };
+        return vec![Op { cells: changed(false), ground, ..op(stamp, &before.ctx) }];
     }
     let births = after.live.iter().find(|d| d.stamp == stamp).map(|d| d.births.clone()).unwrap_or_default();
     let is_new_life = births.len() == 1 && births[0].writer == stamp.writer && !before.ctx.covers(&births[0]);
     if !is_new_life {
-        return vec![Op { births, cells: changed(false), ..op(stamp, &before.ctx) }];
+        return vec![Op { effect_births: births.clone(), births, cells: changed(false), ..op(stamp, &before.ctx) }];
     }
     let mut out = Vec::new();
     let mut seen = before.ctx.clone();
@@ -190,22 +240,31 @@ fn ops_between(by: Who, stamp: Stamp, before: &RowState, after: &RowState) -> Ve
         seen.see(deleted);
     }
     let ground = after.ground.clone();
-    out.push(Op { births, ground, cells: changed(true), ..op(stamp, &seen) });
+    out.push(Op { effect_births: births.clone(), births, ground, cells: changed(true), ..op(stamp, &seen) });
     out
 }
 
 impl Row {
+    /// At the authority a value is replaced only by one whose writer knew it.
+    fn check_owned(&self, c: usize, before: &RowState, after: &RowState) -> Check {
+        let (Some(old), Some(new)) = (before.cell(c), after.cell(c)) else { return Ok(()) };
+        let Some(op) = self.ops.iter().find(|o| o.effects.iter().any(|e| e.0 == c && e.1 == new.stamp)) else { return Ok(()) };
+        if old.stamp == new.stamp || op.seen.covers(&old.stamp) {
+            return Ok(());
+        }
+        Err(format!("POLICY server: column {c} goes from {:?} to {:?}, whose writer had not seen it: {op:?}", old.stamp, new.stamp))
+    }
     /// Compares a state with what follows from the writes that it contains. A write that was set aside may be covered by a
     /// later one of its writer and still not be contained.
-    pub fn check(&self, state: &RowState, set_aside: &BTreeSet<Stamp>) -> Check {
+    pub fn check(&self, state: &RowState, set_aside: &BTreeSet<Stamp>, policies: &[Policy]) -> Check {
         let covered = |o: &&Op| state.ctx.covers(&o.stamp);
-        self.check_with(state, &self.ops.iter().filter(covered).collect::<Vec<_>>()).or_else(|why| {
+        self.check_with(state, policies, &self.ops.iter().filter(covered).collect::<Vec<_>>()).or_else(|why| {
             let contained: Vec<&Op> = self.ops.iter().filter(covered).filter(|o| !set_aside.contains(&o.stamp)).collect();
-            self.check_with(state, &contained).map_err(|_| why)
+            self.check_with(state, policies, &contained).map_err(|_| why)
         })
     }
 
-    fn check_with(&self, state: &RowState, included: &[&Op]) -> Check {
+    fn check_with(&self, state: &RowState, policies: &[Policy], included: &[&Op]) -> Check {
         let mut ground = Vv::default();
         for op in included {
             ground.join(&op.ground);
@@ -243,6 +302,13 @@ impl Row {
         }
         let columns = state.cells.len().max(latest.keys().max().map_or(0, |c| c + 1));
         for c in 0..columns {
+            let policy = policies.get(c).copied().unwrap_or_default();
+            if policy != Policy::Lww {
+                if !state.is_dead() {
+                    policy::check(policy, c, state, &policy::shown(policy, c, included, ground))?;
+                }
+                continue;
+            }
             let (is, should) = (state.cell(c).map(|x| x.stamp), latest.get(&c).copied());
             let is_known = is.is_none_or(|s| included.iter().any(|o| o.cells.iter().any(|x| x.0 == c && x.1 == s)));
             let unseen = self.unseen && is_known && (is.is_some() || state.is_dead());

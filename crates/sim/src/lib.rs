@@ -16,6 +16,7 @@ pub mod herd;
 pub mod image;
 pub mod ledger;
 pub mod restore;
+pub mod policy;
 pub mod rng;
 pub mod run;
 pub mod schema;

@@ -32,6 +32,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--stop" => out.stop = number(value()?)? as usize,
             "--faults" => out.options.faults = Faults::parse(&value()?)?,
             "--exactly" => out.options.exactly = true,
+            "--policies" => out.options.policies = value()?.parse().map_err(|_| "--policies takes a number of a hundred")?,
             "--bug" => out.bug = value()?,
             "--herd" => out.herd = Some(value()?),
             "--bugs" => out.bugs = true,

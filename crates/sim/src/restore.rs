@@ -79,6 +79,7 @@ impl World {
         self.server.site.put_back(&saved, draw);
         self.server.start(self.now_ms, draw, &mut self.ledger)?;
         self.one_past = false;
+        self.ledger.past_undone = true;
         self.recommit(&saved)?;
         self.forgive();
         Ok(())

@@ -1,5 +1,7 @@
 //! The app's tables, in several variants, and what is written into them.
 
+use syncline_core::Policy;
+
 /// What values a column takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -27,6 +29,39 @@ pub enum Kind {
     Few(i64),
     /// An integer key: each device has its own range.
     Range,
+    /// A counter.
+    Tally,
+    /// A set.
+    Tags,
+    /// A set that only grows.
+    Likes,
+    /// The greatest of integers and timestamps.
+    Top,
+    /// The least integer.
+    Low,
+    /// Text of words that are each one of a kind.
+    Prose,
+    /// Concurrent values are kept.
+    Asked,
+    /// The authority's latest is to be known.
+    Owned,
+}
+
+impl Kind {
+    /// The policy of such a column.
+    pub fn policy(self) -> Policy {
+        match self {
+            Tally => Policy::Counter,
+            Tags => Policy::Set,
+            Likes => Policy::GSet,
+            Top => Policy::Max,
+            Low => Policy::Min,
+            Prose => Policy::Text,
+            Asked => Policy::Ask,
+            Owned => Policy::Server,
+            _ => Policy::Lww,
+        }
+    }
 }
 
 /// One table.
@@ -54,6 +89,8 @@ pub struct Variant {
     pub name: &'static str,
     /// The statements that make it.
     pub sql: &'static str,
+    /// syncline.toml.
+    pub config: &'static str,
     /// Its tables; parents first where there is an order. The last is `mark`, of which rows are only ever inserted.
     pub tables: &'static [Table],
 }
@@ -75,12 +112,16 @@ const COMMON: &str = "
     CREATE TABLE num(id INTEGER PRIMARY KEY, title TEXT, x REAL);
     CREATE TABLE mark(id TEXT PRIMARY KEY, tx, n);";
 
+/// The variant whose columns have policies.
+pub const POLICIES: usize = 3;
+
 /// All variants, without the tables that every one has in `COMMON`.
 pub const VARIANTS: &[Variant] = &[
     Variant {
         name: "cascade",
         sql: "CREATE TABLE p(id TEXT PRIMARY KEY, email TEXT UNIQUE, n INTEGER CHECK (n < 100), note TEXT, lo INTEGER, hi INTEGER, CHECK (lo <= hi));
               CREATE TABLE c(p TEXT NOT NULL REFERENCES p(id) ON DELETE CASCADE, k INTEGER NOT NULL, v, w TEXT NOT NULL DEFAULT '', PRIMARY KEY(p, k)) WITHOUT ROWID;",
+        config: "",
         tables: &[
             Table {
                 name: "p",
@@ -98,6 +139,7 @@ pub const VARIANTS: &[Variant] = &[
         sql: "CREATE TABLE node(id TEXT PRIMARY KEY, parent TEXT REFERENCES node(id), name TEXT UNIQUE, n INTEGER NOT NULL DEFAULT 0 CHECK (n < 100));
               CREATE TABLE a(id TEXT PRIMARY KEY, b TEXT REFERENCES b(id) DEFERRABLE INITIALLY DEFERRED, t TEXT);
               CREATE TABLE b(id TEXT PRIMARY KEY, a TEXT REFERENCES a(id), t TEXT NOT NULL);",
+        config: "",
         tables: &[
             Table { name: "node", key: &[("id", Pool(5))], columns: &[("parent", Ref(0)), ("name", Unique), ("n", Small)] },
             Table { name: "a", key: &[("id", Pool(3))], columns: &[("b", Ref(2)), ("t", Text)] },
@@ -111,9 +153,47 @@ pub const VARIANTS: &[Variant] = &[
         name: "set-null",
         sql: "CREATE TABLE doc(id BLOB PRIMARY KEY, title TEXT, body, u TEXT COLLATE NOCASE UNIQUE, n INTEGER NOT NULL DEFAULT 0 CHECK (n < 100));
               CREATE TABLE item(list TEXT, pos INTEGER, doc BLOB REFERENCES doc(id) ON DELETE SET NULL, x REAL, PRIMARY KEY(list, pos)) WITHOUT ROWID;",
+        config: "",
         tables: &[
             Table { name: "doc", key: &[("id", Pool(4))], columns: &[("title", Text), ("body", Any), ("u", Unique), ("n", Small)] },
             Table { name: "item", key: &[("list", Pool(2)), ("pos", Few(3))], columns: &[("doc", Ref(0)), ("x", Real)] },
+            TAG,
+            NUM,
+            MARK,
+        ],
+    },
+    Variant {
+        name: "policies",
+        sql: "CREATE TABLE pol(id TEXT PRIMARY KEY, cnt INTEGER NOT NULL DEFAULT 0, tags TEXT, likes TEXT, top, low INTEGER, note TEXT, ask TEXT, own TEXT, ga TEXT, gb TEXT);
+              CREATE TABLE gone(id TEXT PRIMARY KEY, cnt INTEGER, tags TEXT, note TEXT, t TEXT);
+              CREATE TABLE strict(id TEXT PRIMARY KEY, a TEXT, b TEXT);",
+        config: "[table.pol]
+            groups = [['ga', 'gb']]
+            columns = { cnt = 'counter', tags = 'set', likes = 'gset', top = 'max', low = 'min', note = 'text', ask = 'ask', own = 'server' }
+            [table.gone]
+            on_delete = 'delete_wins'
+            columns = { cnt = 'counter', tags = 'set', note = 'text' }
+            [table.strict]
+            policy = 'reject'",
+        tables: &[
+            Table {
+                name: "pol",
+                key: &[("id", Pool(3))],
+                columns: &[
+                    ("cnt", Tally),
+                    ("tags", Tags),
+                    ("likes", Likes),
+                    ("top", Top),
+                    ("low", Low),
+                    ("note", Prose),
+                    ("ask", Asked),
+                    ("own", Owned),
+                    ("ga", Text),
+                    ("gb", Text),
+                ],
+            },
+            Table { name: "gone", key: &[("id", Pool(3))], columns: &[("cnt", Tally), ("tags", Tags), ("note", Prose), ("t", Text)] },
+            Table { name: "strict", key: &[("id", Pool(2))], columns: &[("a", Text), ("b", Text)] },
             TAG,
             NUM,
             MARK,

@@ -150,9 +150,13 @@ impl Site {
             let here = || format!("row {:?} of table {} at {}", key, self.variant.tables[t].name, name(self.who));
             let row = self.written.now.get((t, key)).ok_or_else(|| format!("TABLE lacks {}, which the sidecar shows", here()))?;
             shown += 1;
+            if self.variant.tables[t].name == "pol" && state.cell(8).map(|x| x.stamp) != state.cell(9).map(|x| x.stamp) {
+                return Err(format!("GROUP: its columns were written apart in {}: {state:?}", here()));
+            }
             for (c, is) in row.iter().enumerate() {
                 let stamp = state.cell(c).map(|x| x.stamp).ok_or_else(|| format!("EMPTY column {c} of {}", here()))?;
-                let should = ledger.value((t, key), c, stamp);
+                let own = state.extra(c).filter(|e| e.is_whole()).map(|_| crate::policy::shown_value(&state, c));
+                let should = own.as_ref().or_else(|| ledger.value((t, key), c, stamp));
                 if should != Some(is) {
                     return Err(format!("VALUE {is:?} in column {c} of {}; {should:?} was written by {stamp:?}", here()));
                 }

@@ -14,11 +14,11 @@ fn check(seed: u64, options: &Options) {
 }
 
 fn seed_that_failed(seed: u64) {
-    check(seed, &Options::default());
+    check(seed, &Options { policies: 0, ..Options::default() });
 }
 
 fn seed_that_failed_with(seed: u64, faults: &str) {
-    check(seed, &Options { faults: Faults::parse(faults).unwrap(), ..Options::default() });
+    check(seed, &Options { faults: Faults::parse(faults).unwrap(), policies: 0, ..Options::default() });
 }
 
 #[test]

@@ -22,7 +22,7 @@ struct Sweep {
 
 /// Plays the sweep; returns how many operations were failed.
 fn sweep(s: &Sweep) -> u64 {
-    let options = Options { faults: Faults::parse(s.shape).unwrap(), exactly: true, trace: false };
+    let options = Options { faults: Faults::parse(s.shape).unwrap(), exactly: true, trace: false, policies: 0 };
     let mut operations = 0;
     for fault in [Fault::Error, Fault::Torn] {
         for n in 1.. {
