@@ -4,8 +4,8 @@
 //! alone, naively, the ledger computes which dots live, which ground holds and whose value each column shows. Every state
 //! that any replica ever saves is compared with that.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::policy::{self, Effect};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use syncline_core::{Dot, Hlc, Key, Policy, RowState, Stamp, Value, Vv, WriterId};
 
 /// Who: a device's number, or the authority.
@@ -107,9 +107,14 @@ impl Ledger {
                     *v = value(*c, op.births.is_empty())
                         .ok_or_else(|| format!("CAPTURE of row {at:?}: a write of column {c} that SQL never made, at {}", name(by)))?;
                 }
-                let knew: Vec<&Op> = if op.births.as_slice() == [op.stamp] { vec![] } else { row.ops.iter().filter(|o| op.seen.covers(&o.stamp) && !self.set_aside.contains(&o.stamp)).collect() };
+                let knew: Vec<&Op> = if op.births.as_slice() == [op.stamp] {
+                    vec![]
+                } else {
+                    row.ops.iter().filter(|o| op.seen.covers(&o.stamp) && !self.set_aside.contains(&o.stamp)).collect()
+                };
                 let effects = op.cells.iter().filter(|x| policies.get(x.0).is_some_and(|p| *p != Policy::Lww));
-                op.effects = effects.map(|(c, s, v)| (*c, *s, policy::effect(policies[*c], &policy::shown(policies[*c], *c, &knew, &before.ground), v))).collect();
+                op.effects =
+                    effects.map(|(c, s, v)| (*c, *s, policy::effect(policies[*c], &policy::shown(policies[*c], *c, &knew, &before.ground), v))).collect();
                 self.count += 1;
                 row.ops.push(op);
             }

@@ -54,7 +54,10 @@ pub fn effect(policy: Policy, before: &Shown, after: &Value) -> Effect {
 pub fn compose(first: &mut Effect, second: Effect) {
     match (first, second) {
         (Effect::Add(a), Effect::Add(b)) => *a += b,
-        (Effect::Elements { added, removed } | Effect::Words { added, removed }, Effect::Elements { added: more, removed: less } | Effect::Words { added: more, removed: less }) => {
+        (
+            Effect::Elements { added, removed } | Effect::Words { added, removed },
+            Effect::Elements { added: more, removed: less } | Effect::Words { added: more, removed: less },
+        ) => {
             added.retain(|x| !less.contains(x));
             removed.retain(|x| !more.contains(x));
             added.extend(more);
@@ -118,7 +121,8 @@ pub fn shown(policy: Policy, c: usize, included: &[&Op], ground: &Vv) -> Shown {
                     continue;
                 }
                 for x in added {
-                    let taken = all.iter().any(|(later, _, e)| later.seen.covers(&o.stamp) && matches!(e, Effect::Elements { removed, .. } if removed.contains(x)));
+                    let taken =
+                        all.iter().any(|(later, _, e)| later.seen.covers(&o.stamp) && matches!(e, Effect::Elements { removed, .. } if removed.contains(x)));
                     if grows || !taken {
                         out.elements.insert(x.clone());
                     }
@@ -149,7 +153,9 @@ pub fn check(policy: Policy, c: usize, state: &RowState, should: &Shown) -> Resu
     match policy {
         Policy::Counter if (if let Value::Int(n) = value { n } else { 0 }) != should.sum => differs("does not count right"),
         Policy::Max | Policy::Min if value != should.best => differs("is not the greatest"),
-        Policy::Set | Policy::GSet if elements::parse(&value).unwrap_or_default().into_iter().collect::<BTreeSet<_>>() != should.elements => differs("has other elements"),
+        Policy::Set | Policy::GSet if elements::parse(&value).unwrap_or_default().into_iter().collect::<BTreeSet<_>>() != should.elements => {
+            differs("has other elements")
+        }
         Policy::Text if !should.open => {
             let mut count: BTreeMap<String, usize> = BTreeMap::new();
             words(&value).into_iter().for_each(|w| *count.entry(w).or_default() += 1);

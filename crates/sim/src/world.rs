@@ -105,7 +105,8 @@ impl World {
         let variant = if Rng::new(seed ^ 0x901c).chance(options.policies) { POLICIES } else { plain };
         let faults = if options.exactly { options.faults } else { options.faults.swarm(&mut rng) };
         // A copy that dates its writes anew apart from the original counts increments twice: no ledger could say what is right.
-        let faults = if variant == POLICIES && faults.any(&[Fault::Backup, Fault::Copy, Fault::ServerBackup]) { faults.without(&[Fault::Clocks]) } else { faults };
+        let faults =
+            if variant == POLICIES && faults.any(&[Fault::Backup, Fault::Copy, Fault::ServerBackup]) { faults.without(&[Fault::Clocks]) } else { faults };
         let count = 2 + rng.weighted(&[50, 35, 15]);
         let processes = if faults.has(Fault::TwoProcesses) { 2 } else { 1 };
         let mut limits = Limits::default();

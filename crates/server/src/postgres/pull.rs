@@ -85,7 +85,8 @@ pub async fn read_answer(
         Some(next) if request.page.is_none() => rows_left(tx, scope, next).await?,
         _ => 0,
     };
-    answer.delta = Some(Delta { scope: scope.id.clone(), from, to: head, chain, floor: scope.floor, digest: scope.digest, next, rows_left: left, rows });
+    answer.delta =
+        Some(Delta { scope: scope.id.clone(), from, to: head, chain, floor: scope.floor, digest: scope.digest, next, rows_left: left, rows, journal: vec![] });
     Ok(answer)
 }
 
