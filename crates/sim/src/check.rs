@@ -184,7 +184,9 @@ impl World {
         let failed = |e: rusqlite::Error| format!("ERROR reading a journal: {e}");
         let authority = self.server.authority.as_ref().ok_or("ERROR no authority")?;
         let replicas = self.devices.iter().filter_map(|d| d.processes[0].replica.as_ref()).chain([&authority.replica]);
-        let mut journal: BTreeSet<(i64, Vec<u8>, String, i64, Vec<u8>)> = BTreeSet::new();
+        /// Table, key, column, and the losing stamp.
+        type Entry = (i64, Vec<u8>, String, i64, Vec<u8>);
+        let mut journal: BTreeSet<Entry> = BTreeSet::new();
         for replica in replicas {
             let mut q = replica.conn().prepare("SELECT tbl, key, col, lost_hlc, lost_writer FROM _syncline_journal").map_err(failed)?;
             let rows = q.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?))).map_err(failed)?;

@@ -107,10 +107,10 @@ impl Ledger {
                     *v = value(*c, op.births.is_empty())
                         .ok_or_else(|| format!("CAPTURE of row {at:?}: a write of column {c} that SQL never made, at {}", name(by)))?;
                 }
-                let knew: Vec<&Op> = if op.births.as_slice() == [op.stamp] {
+                let knew: Vec<&Op> = if op.begins_a_life() {
                     vec![]
                 } else {
-                    row.ops.iter().filter(|o| op.seen.covers(&o.stamp) && !self.set_aside.contains(&o.stamp)).collect()
+                    row.ops.iter().filter(|o| op.seen.covers(&o.stamp) && (row.also.is_empty() || !self.set_aside.contains(&o.stamp))).collect()
                 };
                 let effects = op.cells.iter().filter(|x| policies.get(x.0).is_some_and(|p| *p != Policy::Lww));
                 op.effects =
@@ -150,7 +150,7 @@ impl Ledger {
             for (w, h) in op.ground.entries() {
                 ground.see(Stamp { hlc: (*h).min(after.ground.get(*w)), writer: *w });
             }
-            let is_insert = op.births.as_slice() == [op.stamp];
+            let is_insert = op.begins_a_life();
             if is_insert {
                 effects.clear();
             }
@@ -247,6 +247,13 @@ fn ops_between(by: Who, stamp: Stamp, before: &RowState, after: &RowState) -> Ve
     let ground = after.ground.clone();
     out.push(Op { effect_births: births.clone(), births, ground, cells: changed(true), ..op(stamp, &seen) });
     out
+}
+
+impl Op {
+    /// Whether it is an insert, perhaps with edits after it in one absorb.
+    fn begins_a_life(&self) -> bool {
+        !self.births.is_empty() && self.births.iter().all(|b| !self.seen.covers(b))
+    }
 }
 
 impl Row {
