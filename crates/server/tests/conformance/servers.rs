@@ -116,6 +116,27 @@ fn a_client_that_holds_a_row_delays_its_push_and_loses_nothing() {
 }
 
 #[test]
+fn a_later_write_of_a_client_stays_although_a_push_of_the_same_column_waited_for_it() {
+    let mut bed = Bed::postgres();
+    let mut a = bed.device("ada", TABLES);
+    let row = a.insert("person", key("p"), vec![Value::Null, Value::Null, text("first")]);
+    a.push(&bed.store, vec![row]);
+    let edit = a.update("person", key("p"), &[("name", text("earlier"))]);
+    std::thread::sleep(Duration::from_millis(20));
+    let client = Client::new(&bed.url());
+    client.run("BEGIN; UPDATE person SET name = 'later' WHERE id = 'p'");
+    let (store, device) = (&bed.store, &mut a);
+    std::thread::scope(|s| {
+        let waiting = s.spawn(|| device.push(store, vec![edit]));
+        std::thread::sleep(Duration::from_millis(300));
+        client.run("COMMIT");
+        committed(&waiting.join().unwrap());
+    });
+    a.pull(&bed.store);
+    assert_eq!((a.shows("person")[0].1[2].clone(), bed.one("SELECT name FROM person")), (text("later"), "later".into()));
+}
+
+#[test]
 fn devices_on_three_servers_beside_a_sql_client_and_an_operator_who_kills_connections_end_equal() {
     const ROUNDS: i64 = 12;
     let mut bed = Bed::postgres();
