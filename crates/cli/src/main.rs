@@ -16,6 +16,7 @@ mod exit;
 mod explain;
 mod init;
 mod interrupt;
+mod journal;
 mod output;
 mod pending;
 mod progress;
@@ -68,6 +69,7 @@ enum Command {
     Status(status::Args),
     Pending(pending::Args),
     Conflicts(conflicts::Args),
+    Journal(journal::Args),
     Events(events::Args),
     Watch(watch::Args),
     Doctor(doctor::Args),
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(args, out),
         Command::Pending(args) => pending::run(args, out),
         Command::Conflicts(args) => conflicts::run(args, out),
+        Command::Journal(args) => journal::run(args, out),
         Command::Events(args) => events::run(args, out),
         Command::Watch(args) => watch::run(args, out),
         Command::Doctor(args) => doctor::run(args, out),

@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use syncline_core::Seq;
 use syncline_replica::config::Config;
 use syncline_replica::schema::{Introspection, SyncOptions, introspect};
-use syncline_replica::{Conflict, Env, Pending, Replica, Resolution, Role, Tx};
+use syncline_replica::{Conflict, Env, Journalled, Pending, Replica, Resolution, Role, Tx};
 
 /// How long an app's statement waits for another writer, as the engine's does.
 const BUSY: Duration = Duration::from_secs(5);
@@ -291,6 +291,25 @@ impl Database {
             tx.absorb()?;
             tx.conflicts()
         })
+    }
+
+    /// Lists values that lost against concurrent ones, newest first, at most `limit`.
+    pub fn journal(&self, limit: usize) -> Result<Vec<Journalled>, Error> {
+        self.inner.with(|tx| {
+            tx.absorb()?;
+            tx.journal(limit)
+        })
+    }
+
+    /// Writes a value of the journal again, as an ordinary new write. The id may be shortened to its first eight digits.
+    pub fn restore(&self, id: &str) -> Result<(), Error> {
+        self.inner.with(|tx| {
+            tx.absorb()?;
+            tx.restore(id)?;
+            tx.absorb().map(drop)
+        })?;
+        self.inner.hub.wake(Event::LocalWrite { high_priority: true });
+        Ok(())
     }
 
     /// Settles a conflict; the next sync takes it to the server. An invalid resolution changes nothing.

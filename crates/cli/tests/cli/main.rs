@@ -8,6 +8,7 @@ mod hard;
 mod leaving;
 mod local;
 mod office;
+mod policies;
 mod postgres;
 #[cfg(target_os = "linux")]
 mod progress;
