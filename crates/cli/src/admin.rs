@@ -4,6 +4,7 @@ mod accounts;
 mod bundles;
 mod devices;
 mod doctor;
+mod schema;
 mod token;
 
 use crate::exit::{Exit, failure};
@@ -34,6 +35,7 @@ enum Command {
     Devices(devices::Args),
     Bundles(bundles::Args),
     Doctor(doctor::Args),
+    Schema(schema::Args),
 }
 
 /// Which authority.
@@ -85,6 +87,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
         Command::Devices(args) => devices::run(args, out),
         Command::Bundles(args) => bundles::run(args, out),
         Command::Doctor(args) => doctor::run(args, out),
+        Command::Schema(args) => schema::run(args, out),
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::exit::{Exit, failure};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use syncline::link::LinkOptions;
 use syncline::{Database, Options, Value};
 
@@ -15,6 +16,14 @@ pub struct Reach {
     /// Speaks plain http beyond this machine too; only in a network where everybody may read along
     #[arg(long, env = "SYNCLINE_INSECURE_HTTP")]
     insecure_http: bool,
+    /// How long no byte may come or go before a connection counts as dead
+    #[arg(long, value_name = "SECONDS", default_value = "20", env = "SYNCLINE_STALL", value_parser = seconds)]
+    stall: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "a number of seconds is wanted".to_owned())?;
+    if (0.1..=600.0).contains(&number) { Ok(Duration::from_secs_f64(number)) } else { Err("it is from 0.1 to 600 seconds".into()) }
 }
 
 impl Reach {
@@ -24,7 +33,7 @@ impl Reach {
             std::fs::read(path).map_err(|e| failure(Exit::Usage, format!("reading {}: {e}; check the path given with --ca-file", path.display())))
         };
         let ca_pem = self.ca_file.as_ref().map(read).transpose()?;
-        let link = LinkOptions { allow_insecure: self.insecure_http, ca_pem, ..LinkOptions::default() };
+        let link = LinkOptions { allow_insecure: self.insecure_http, ca_pem, stall: self.stall, ..LinkOptions::default() };
         Ok(Options { link, ..options() })
     }
 }

@@ -21,6 +21,7 @@ mod output;
 mod pending;
 mod progress;
 mod resync;
+mod schema;
 mod serve;
 mod status;
 mod sync;
@@ -74,6 +75,7 @@ enum Command {
     Watch(watch::Args),
     Doctor(doctor::Args),
     Resync(resync::Args),
+    Schema(schema::Args),
     Detach(detach::Args),
     Serve(serve::Args),
     Admin(admin::Args),
@@ -100,6 +102,7 @@ fn main() -> ExitCode {
         Command::Watch(args) => watch::run(args, out),
         Command::Doctor(args) => doctor::run(args, out),
         Command::Resync(args) => resync::run(args, out),
+        Command::Schema(args) => schema::run(args, out),
         Command::Detach(args) => detach::run(args, out),
         Command::Serve(args) => serve::run(args, out),
         Command::Admin(args) => admin::run(args, out),

@@ -33,7 +33,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
 }
 
 fn lines(status: &Status, now: i64) -> Vec<String> {
-    let mut lines = vec![format!("state        {}", state(status))];
+    let mut lines = vec![format!("state        {}", state(status, now))];
     let mut add = |name: &str, text: String| lines.push(format!("{name:<12} {text}"));
     let waiting = status.pending.saturating_sub(status.parked);
     match (waiting + status.captured, status.oldest_pending_at) {
@@ -48,6 +48,10 @@ fn lines(status: &Status, now: i64) -> Vec<String> {
     }
     if status.shelved > 0 {
         add("shelved", format!("{} kept out of the table by another row: `syncline conflicts`", count(status.shelved, "row")));
+    }
+    if let Some(progress) = &status.progress {
+        let estimate = progress.estimate_ms.map_or(String::new(), |ms| format!(", about {} more", when::length(ms)));
+        add("reading", format!("{} of {} rows are here{estimate}", progress.rows, progress.rows + progress.rows_left));
     }
     add("last sync", status.last_synced_at.map_or("never".into(), |at| when::told(at, now)));
     if let Some(error) = &status.last_error {
@@ -69,9 +73,12 @@ fn lines(status: &Status, now: i64) -> Vec<String> {
     lines
 }
 
-fn state(status: &Status) -> &'static str {
+fn state(status: &Status, now: i64) -> &'static str {
+    const HOUR_MS: i64 = 60 * 60 * 1000;
     match status.state {
         _ if status.account.is_none() => "not attached to a server",
+        _ if status.migrating => "a migration is under way; `syncline schema commit` ends it, nothing syncs until then",
+        State::Stale if status.last_synced_at.is_some_and(|at| now - at <= HOUR_MS) => "syncs, but a write here has been waiting for an hour or more",
         State::Synced => "synced: everything here is on the server",
         State::Syncing => "a sync is running",
         State::LocalChangesPending => "changes wait here for the next sync",

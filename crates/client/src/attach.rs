@@ -9,6 +9,7 @@ use crate::lock as file_lock;
 use crate::machine::Event;
 use serde::{Deserialize, Serialize};
 use syncline_core::schema::{IntegerKeys, quote};
+use syncline_core::seal::Seal;
 use syncline_core::{DeviceId, EnrolRequest, EnrolResponse, VERSION};
 use syncline_replica::{Doing, Tx};
 
@@ -44,7 +45,7 @@ impl Database {
             tx.absorb()?;
             tx.schema()
         })?;
-        let identity = Identity::create(&home)?;
+        let (identity, mark) = self.enrolling(&home, token.trim())?;
         let request = EnrolRequest {
             version: VERSION,
             token: token.trim().into(),
@@ -61,8 +62,14 @@ impl Database {
         };
         let enrolled = match enrolled {
             Ok(enrolled) => enrolled,
+            // The server may have enrolled this device all the same: the next try with this token goes on as the same one.
+            Err(e) if e.is_network() => {
+                inner.note(&[("enrolling", &format!("{} {mark}", identity.device_id()))])?;
+                return Err(e.into());
+            }
             Err(e) => {
                 identity.remove()?;
+                inner.note(&[("enrolling", &rusqlite::types::Null)])?;
                 return Err(e.into());
             }
         };
@@ -87,6 +94,24 @@ impl Database {
             created_tables: created,
             not_synced,
         })
+    }
+
+    /// Returns the identity to enrol with a token: that of an earlier try whose answer never came, or a new one. Of the token only
+    /// a hash is kept.
+    fn enrolling(&self, home: &std::path::Path, token: &str) -> Result<(Identity, String), Error> {
+        let mark = Seal::head(0, "enrolling", "", token);
+        let kept: Option<String> = self.inner.read(|conn| meta(conn, "enrolling"))?;
+        if let Some((device, known)) = kept.as_deref().and_then(|text| text.split_once(' '))
+            && let Some(device) = DeviceId::parse(device)
+            && let Some(identity) = Identity::load(home, device)?
+        {
+            if known == mark {
+                return Ok((identity, mark));
+            }
+            // Another token: whoever was enrolled with the first one is nobody's now.
+            identity.remove()?;
+        }
+        Ok((Identity::create(home)?, mark))
     }
 
     /// Returns the account that a copy belongs to; refuses a database that is attached and well.
@@ -134,6 +159,7 @@ fn join(tx: &mut Tx, enrolled: &EnrolResponse, url: &str, device_id: DeviceId, n
     tx.set_meta("history", enrolled.history.to_string())?;
     tx.set_meta("key_block", enrolled.key_block as i64)?;
     tx.set_meta("attached_at", now_ms())?;
+    tx.set_meta("enrolling", rusqlite::types::Null)?;
     tx.set_meta("last_error", rusqlite::types::Null)?;
     tx.set_meta("next_retry_at", rusqlite::types::Null)?;
     number_from_block(tx, enrolled.key_block)?;

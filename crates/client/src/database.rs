@@ -81,7 +81,7 @@ struct Engine {
 pub(crate) struct SyncSide {
     pub lock: Option<File>,
     pub link: Option<(Identity, HttpLink)>,
-    /// Halved after a stall, doubled after a success.
+    /// What this network could carry: less after a cut or a stall, doubled after a success.
     pub page_bytes: Option<usize>,
 }
 

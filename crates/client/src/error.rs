@@ -45,6 +45,9 @@ pub enum Error {
     /// The file is a copy, or its key is gone.
     #[error("this copy has no device key; run attach again; work is kept")]
     NoKey,
+    /// The app is changing its tables.
+    #[error("a migration of this app is under way since `schema begin`; `syncline schema commit` ends it, then sync goes on. Work is kept")]
+    Migrating,
     /// Another process or thread is syncing this database.
     #[error("another process is syncing this database; work is kept, try again in a moment")]
     Busy,
@@ -68,6 +71,7 @@ impl Error {
             Error::Link(e) => e.code(),
             Error::NoKey => "no_key",
             Error::NotAttached => "not_attached",
+            Error::Migrating => "migrating",
             Error::Busy => "busy",
             Error::Unsynced(_) => "unsynced",
             Error::Missing(_) => "missing",
@@ -92,7 +96,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self.code().as_str() {
             _ if matches!(self, Error::Link(e) if e.is_network()) => 3,
-            "busy" | "disk_full" | "disk" => 3,
+            "busy" | "disk_full" | "disk" | "migrating" => 3,
             "rate_limited" | "unavailable" | "storage_full" | "clock_ahead" | "stale_attempt" | "bundle_gap" | "source_reused" | "history_changed" => 3,
             "no_key" | "unauthorized" | "device_revoked" | "forbidden" | "upgrade_required" | "quota_exceeded" | "schema_behind" => 5,
             "damaged" | "format" => 6,

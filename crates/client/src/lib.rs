@@ -33,6 +33,7 @@ pub mod machine;
 pub mod observe;
 mod poll;
 pub mod pulse;
+pub mod schema;
 pub mod session;
 pub mod status;
 pub mod sync;
@@ -47,8 +48,9 @@ pub use error::Error;
 pub use event::SyncEvent;
 pub use explain::{ExplainedColumn, ExplainedTable};
 pub use observe::{Change, ChangedKey, Origin, Rows};
+pub use schema::SchemaReport;
 pub use session::Summary;
-pub use status::{LastError, ScopeStatus, State, Status};
+pub use status::{LastError, Progress, ScopeStatus, State, Status};
 pub use sync::{Outcome, SyncReport};
 
 /// The SQLite that Syncline is built with, for the app's own SQL.

@@ -17,7 +17,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use syncline_core::seal::{self, Seal};
-use syncline_core::{EnrolRequest, EnrolResponse, ErrorBody, HistoryId, Limits, SyncRequest, SyncResponse, frame};
+use syncline_core::{EnrolRequest, EnrolResponse, ErrorBody, HistoryId, Limits, Schema, SyncRequest, SyncResponse, frame};
 use ureq::http::{Response, Uri, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
@@ -74,6 +74,8 @@ pub struct HttpLink {
     history: HistoryId,
     /// The authority's clock minus this device's, as far as it mattered yet. In seconds.
     clock_offset_s: i64,
+    /// Bytes of the last answer's body, also where it broke off.
+    received: u64,
 }
 
 impl HttpLink {
@@ -82,7 +84,7 @@ impl HttpLink {
     pub fn new(url: &str, identity: Identity, history: HistoryId, options: LinkOptions) -> Result<HttpLink, LinkError> {
         let base = check_url(url, &options)?;
         let agent = make_agent(&base, &options)?;
-        Ok(HttpLink { base, agent, options, identity, history, clock_offset_s: 0 })
+        Ok(HttpLink { base, agent, options, identity, history, clock_offset_s: 0, received: 0 })
     }
 
     /// Enrols a device at the authority at `url`. Safe to repeat with the same request until an answer comes.
@@ -90,7 +92,7 @@ impl HttpLink {
         let base = check_url(url, options)?;
         let body = encode(request)?;
         let post = Post { agent: &make_agent(&base, options)?, url: format!("{base}/v1/devices"), authorization: "", options, until: None };
-        Ok(post.send(&body)?.0)
+        Ok(post.send(&body, &mut 0)?.0)
     }
 
     /// Sends one request and returns its answer. A push in it is safe to repeat after any error.
@@ -111,6 +113,21 @@ impl HttpLink {
         }
     }
 
+    /// Takes a schema to the authority; returns the authority's afterwards. Safe to repeat.
+    pub fn push_schema(&mut self, schema: &Schema) -> Result<Schema, LinkError> {
+        let body = encode(schema)?;
+        match self.push_schema_once(&body) {
+            Err(e) if self.learn(&e) => self.push_schema_once(&body),
+            first => first,
+        }
+    }
+
+    fn push_schema_once(&mut self, body: &[u8]) -> Result<Schema, LinkError> {
+        let authorization = self.authorization();
+        let post = Post { agent: &self.agent, url: format!("{}/v1/schema", self.base), authorization: &authorization, options: &self.options, until: None };
+        Ok(post.send(body, &mut 0)?.0)
+    }
+
     /// Opens the stream of wakes. Blocks until the authority answers, at most as long as a stall.
     pub fn watch(&mut self) -> Result<WatchStream, LinkError> {
         match self.watch_once() {
@@ -119,10 +136,15 @@ impl HttpLink {
         }
     }
 
+    /// Returns how many bytes of the last answer came, also where it broke off: what this network could carry.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
     fn sync_once(&mut self, body: &[u8], until: Option<Instant>) -> Result<(SyncResponse, u64), LinkError> {
         let authorization = self.authorization();
         let post = Post { agent: &self.agent, url: format!("{}/v1/sync", self.base), authorization: &authorization, options: &self.options, until };
-        let answer = post.send(body);
+        let answer = post.send(body, &mut self.received);
         if matches!(answer, Err(LinkError::Altered(_) | LinkError::Protocol(_) | LinkError::NotSyncline(_) | LinkError::Portal(_))) {
             // What else is on this connection is not to be believed either.
             self.agent = make_agent(&self.base, &self.options)?;
@@ -241,10 +263,13 @@ struct Post<'a> {
 }
 
 impl Post<'_> {
-    fn send<T: serde::de::DeserializeOwned>(self, body: &[u8]) -> Result<(T, u64), LinkError> {
+    fn send<T: serde::de::DeserializeOwned>(self, body: &[u8], received: &mut u64) -> Result<(T, u64), LinkError> {
+        *received = 0;
         let number = getrandom::u64().map_err(|e| LinkError::Offline(format!("the system has no random numbers: {e}")))?;
         let patience = 3 * self.options.stall;
-        let post = self.agent.post(self.url).config();
+        let path = self.url.rfind("/v1/").map_or("", |at| &self.url[at..]);
+        let seals = seal::request_header(number, path, MESSAGEPACK, self.authorization, body);
+        let post = self.agent.post(&self.url).config();
         let post = post.timeout_send_body(Some(patience + Duration::from_secs(body.len() as u64 / UP_BYTES_PER_S))).timeout_recv_response(Some(patience));
         // Zero would be no limit.
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
@@ -252,9 +277,8 @@ impl Post<'_> {
         if !self.authorization.is_empty() {
             post = post.header(header::AUTHORIZATION, self.authorization);
         }
-        let post = post.header(seal::REQUEST_HEADER, seal::request_header(number, self.authorization, body));
-        let mut response = check(post.send(body)?, MESSAGEPACK, Some(number))?;
-        let bytes = read_body(&mut response, self.options.limits.wire_bytes as u64, patience)?;
+        let mut response = check(post.header(seal::REQUEST_HEADER, seals).send(body)?, MESSAGEPACK, Some(number))?;
+        let bytes = read_body(&mut response, self.options.limits.wire_bytes as u64, patience, received)?;
         check_seal(&response, number, &bytes)?;
         let message = frame::decode(&bytes, &self.options.limits).map_err(|e| LinkError::Protocol(e.to_string()))?;
         Ok((message, bytes.len() as u64))
@@ -262,7 +286,7 @@ impl Post<'_> {
 }
 
 /// Reads a body that comes at a tolerable speed.
-fn read_body(response: &mut Response<Body>, most: u64, patience: Duration) -> Result<Vec<u8>, LinkError> {
+fn read_body(response: &mut Response<Body>, most: u64, patience: Duration, received: &mut u64) -> Result<Vec<u8>, LinkError> {
     let mut from = response.body_mut().with_config().limit(most).reader();
     let mut bytes = Vec::new();
     let mut buffer = [0; 16 * 1024];
@@ -272,6 +296,7 @@ fn read_body(response: &mut Response<Body>, most: u64, patience: Duration) -> Re
             0 => return Ok(bytes),
             n => bytes.extend_from_slice(&buffer[..n]),
         }
+        *received = bytes.len() as u64;
         if bytes.len() - at >= BYTES_MIN {
             (since, at) = (Instant::now(), bytes.len());
         } else if since.elapsed() > patience {

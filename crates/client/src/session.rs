@@ -61,12 +61,22 @@ pub struct Session {
     schema_wanted: bool,
     more: bool,
     sent_rows: u64,
+    /// Whether it has been said what the authority's schema lacks.
+    announced: bool,
 }
 
 impl Session {
     /// Begins a sync.
     pub fn new(limits: Limits) -> Session {
-        Session { limits, summary: Summary { rounds: 1, ..Summary::default() }, checkpoints: false, schema_wanted: false, more: false, sent_rows: 0 }
+        Session {
+            limits,
+            summary: Summary { rounds: 1, ..Summary::default() },
+            checkpoints: false,
+            schema_wanted: false,
+            more: false,
+            sent_rows: 0,
+            announced: false,
+        }
     }
 
     /// Returns what has been done so far.
@@ -74,22 +84,39 @@ impl Session {
         &self.summary
     }
 
+    /// Returns the most bytes of a page; the first of a delta is asked for in a quarter of it.
+    pub fn page_bytes(&self) -> usize {
+        self.limits.page_bytes
+    }
+
+    /// Asks for smaller or larger pages from now on.
+    pub fn set_page_bytes(&mut self, bytes: usize) {
+        self.limits.page_bytes = bytes;
+    }
+
     /// Absorbs what was captured, freezes a bundle and returns the request to send.
     pub fn next(&mut self, replica: &mut Replica, env: &mut Env) -> Result<SyncRequest> {
         let (limits, checkpoints, schema_wanted) = (self.limits, self.checkpoints, self.schema_wanted);
         let push = !self.summary.retries_exhausted;
-        let (request, more) = replica.transact(env, |tx| {
+        let announced = self.announced;
+        let (request, more, behind) = replica.transact(env, |tx| {
             let scope = tx.scope(1)?;
             let absorbed = tx.absorb()?;
             let touched = absorbed.changed.iter().map(|c| c.1).collect();
             tx.unpark_waiting(&scope, &touched)?;
             let (request, more) = tx.build_request(&scope, &limits, push, checkpoints)?;
             let queued = tx.pending_figures(&scope)?.0;
+            let behind = if announced { Vec::new() } else { tx.schema_behind()? };
             let fingerprint = tx.fingerprint()?;
             let device_time_ms = tx.env.now_ms;
             let request = SyncRequest { version: syncline_core::VERSION, device_time_ms, fingerprint, queued, schema_wanted, scopes: vec![request] };
-            Ok((request, more))
+            Ok((request, more, behind))
         })?;
+        self.announced = true;
+        if !behind.is_empty() {
+            let behind = behind.join(", ");
+            self.summary.notices.push(format!("the server does not know {behind} yet; they wait here, all else goes. `syncline schema push` takes them to it"));
+        }
         self.more = more;
         self.sent_rows = request.scopes[0].push.as_ref().map_or(0, |p| p.rows.rows.len() as u64);
         self.summary.requests += 1;

@@ -21,7 +21,7 @@ pub enum State {
     Syncing,
     /// Something waits to be sent.
     LocalChangesPending,
-    /// No success for an hour, or none ever.
+    /// No success for an hour, or none ever; or a write that has been waiting for an hour although syncs succeed.
     Stale,
     /// The last sync could not reach the server.
     Offline,
@@ -51,6 +51,17 @@ pub struct ScopeStatus {
     pub role: String,
 }
 
+/// How far a long transfer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Rows of it that are here, not yet shown.
+    pub rows: u64,
+    /// Rows still to come, as far as the server knew with its last page.
+    pub rows_left: u64,
+    /// How long the rest takes at the speed of the sync that brought the last page; `None` where none runs.
+    pub estimate_ms: Option<i64>,
+}
+
 /// Where a database stands. Times are in ms since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -70,6 +81,10 @@ pub struct Status {
     pub last_synced_at: Option<i64>,
     /// When the loop tries again after failures.
     pub next_retry_at: Option<i64>,
+    /// How far a delta that comes in pages is, also when the sync that read it was cut.
+    pub progress: Option<Progress>,
+    /// Whether a migration of the app's is under way; nothing syncs until it ends.
+    pub migrating: bool,
     /// Why the last sync failed; `None` after a success.
     pub last_error: Option<LastError>,
     /// The account; `None` before `attach`.
@@ -94,6 +109,7 @@ impl Database {
         if status.pending > 0 {
             let oldest = self.inner.oldest_pending()?;
             status.oldest_pending_at = [status.oldest_pending_at, oldest].into_iter().flatten().min();
+            status.state = derive(&status, syncing, now_ms());
         }
         Ok(status)
     }
@@ -110,6 +126,8 @@ fn read_status(conn: &Connection, syncing: bool, now_ms: i64) -> Result<Status, 
         oldest_pending_at: None,
         last_synced_at: meta(conn, "last_synced_at")?,
         next_retry_at: meta(conn, "next_retry_at")?,
+        progress: progress(conn, syncing)?,
+        migrating: meta::<i64>(conn, "migrating")?.is_some(),
         last_error: meta::<String>(conn, "last_error")?.and_then(|text| serde_json::from_str(&text).ok()),
         account: meta(conn, "account")?,
         device_id: meta(conn, "device_id")?,
@@ -124,15 +142,31 @@ fn read_status(conn: &Connection, syncing: bool, now_ms: i64) -> Result<Status, 
     Ok(status)
 }
 
+fn progress(conn: &Connection, syncing: bool) -> Result<Option<Progress>, Error> {
+    // What is staged is what is here: a kill in the middle of a sync changes nothing of it.
+    let stage: Option<Vec<u8>> = conn
+        .prepare_cached("SELECT stage FROM _syncline_scope WHERE n = 1")
+        .and_then(|mut q| q.query_row([], |r| r.get(0)))
+        .doing("reading how far a transfer is")?;
+    let Some(stage) = stage.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok()) else { return Ok(None) };
+    let (rows, rows_left) = (stage["rows"].as_u64().unwrap_or(0), stage["left"].as_u64().unwrap_or(0));
+    let per_s: Option<f64> = meta(conn, "rows_per_s")?;
+    let estimate_ms = per_s.filter(|n| syncing && *n > 0.0).map(|n| (rows_left as f64 / n * 1000.0) as i64);
+    Ok(Some(Progress { rows, rows_left, estimate_ms }))
+}
+
 /// One word for all of it; what needs somebody comes first.
 fn derive(status: &Status, syncing: bool, now_ms: i64) -> State {
     let waiting = status.pending + status.captured > 0;
     match (&status.last_error, status.last_synced_at) {
         _ if status.parked + status.shelved > 0 => State::NeedsAttention,
         (Some(e), _) if is_for_somebody(&e.code) => State::NeedsAttention,
+        _ if status.migrating => State::NeedsAttention,
         _ if syncing => State::Syncing,
         (Some(_), _) => State::Offline,
         (None, Some(at)) if now_ms - at > STALE_MS => State::Stale,
+        // Connected, and yet something does not go: nobody may take that for well.
+        _ if waiting && status.oldest_pending_at.is_some_and(|at| now_ms - at > STALE_MS) => State::Stale,
         _ if waiting => State::LocalChangesPending,
         (None, Some(_)) => State::Synced,
         (None, None) => State::Stale,
@@ -154,6 +188,8 @@ fn is_for_somebody(code: &str) -> bool {
             | "format"
             | "bad_url"
             | "disk_full"
+            | "storage_full"
+            | "migrating"
             | "protocol"
             | "internal"
             | "refused"

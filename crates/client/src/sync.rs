@@ -21,7 +21,7 @@ use syncline_replica::Tx;
 
 /// Clocks that are further apart than this are corrected for.
 const CLOCK_TOLERANCE_MS: i64 = 5 * 60 * 1000;
-/// A page is never asked for in fewer bytes than this.
+/// A page is never asked for in fewer bytes than a quarter of this.
 const PAGE_BYTES_MIN: usize = 64 * 1024;
 
 /// What became of a sync.
@@ -164,15 +164,26 @@ impl Inner {
         let SyncSide { lock, link, page_bytes } = side;
         let Some(file) = lock.as_ref() else { return Err(Error::Busy) };
         let _held = file_lock::hold(file, &self.path, self.options.lock_wait)?;
+        if self.read(|conn| meta::<i64>(conn, "migrating"))?.is_some() {
+            return Err(Error::Migrating);
+        }
         let (identity, link) = self.connected(link, notices)?;
-        let limits = Limits { page_bytes: page_bytes.unwrap_or(Limits::default().page_bytes), ..Limits::default() };
-        *session = Session::new(limits);
+        // What this network could carry lately, also in the life of another process.
+        let known = match *page_bytes {
+            Some(bytes) => Some(bytes),
+            None => self.read(|conn| meta::<i64>(conn, "page_bytes"))?.map(|bytes| bytes as usize),
+        };
+        let most = Limits::default().page_bytes;
+        let began = known.unwrap_or(most).clamp(PAGE_BYTES_MIN, most);
+        *session = Session::new(Limits { page_bytes: began, ..Limits::default() });
         let done = self.exchange(session, identity, link, traffic, over, progress);
-        match &done {
-            // The page was too much for this network.
-            Err(Error::Link(LinkError::Timeout)) => *page_bytes = Some((limits.page_bytes / 2).max(PAGE_BYTES_MIN)),
-            Ok(_) => *page_bytes = page_bytes.map(|b| (b * 2).min(Limits::default().page_bytes)),
-            Err(_) => {}
+        let mut ended = session.page_bytes();
+        if done.is_ok() && ended == began {
+            ended = (ended * 2).min(most);
+        }
+        *page_bytes = Some(ended);
+        if ended != known.unwrap_or(most) {
+            let _ = self.note(&[("page_bytes", &(ended as i64))]);
         }
         done
     }
@@ -217,6 +228,9 @@ impl Inner {
         // The answer to a page asked for ahead of time, and whether that is worth it.
         let mut fetched: Option<(SyncRequest, Result<Exchange<SyncResponse>, LinkError>)> = None;
         let mut fetch_ahead = true;
+        let (begun, mut staged_before) = (Instant::now(), None);
+        // Answers since the link failed last.
+        let mut brought = 0;
         loop {
             if over.is_over() {
                 return Ok(Ended::Interrupted);
@@ -246,6 +260,17 @@ impl Inner {
             let exchange = match answered {
                 // The host's time is over, whatever the link says of it.
                 Err(e) if e.is_network() && over.is_over() => return Ok(Ended::Interrupted),
+                Err(e) if e.is_network() => {
+                    // The page was too much for this network: what came through before the cut comes through again.
+                    let came = link.received();
+                    traffic.down += came;
+                    session.set_page_bytes((came as usize).clamp(PAGE_BYTES_MIN, (session.page_bytes() / 2).max(PAGE_BYTES_MIN)));
+                    // While each connection brings something, the next one is worth it at once.
+                    if std::mem::take(&mut brought) == 0 {
+                        return Err(e.into());
+                    }
+                    continue;
+                }
                 Err(LinkError::Api(body)) if body.code == "clock_ahead" && !restamped => {
                     restamped = true;
                     let server_ms = server_time(body.details.as_deref(), link, &request)?;
@@ -255,6 +280,7 @@ impl Inner {
                 }
                 other => other?,
             };
+            brought += 1;
             traffic.up += exchange.bytes_up;
             traffic.down += exchange.bytes_down;
             let answer = exchange.answer;
@@ -272,11 +298,20 @@ impl Inner {
             });
             fetched = ahead.zip(answered);
             let step = taken?;
+            self.note_speed(session.summary(), begun, &mut staged_before)?;
             progress(session.summary());
             if step == Step::Done {
                 return Ok(Ended::Done);
             }
         }
+    }
+
+    /// Notes how fast rows of a long transfer come, for whoever asks how long it still takes.
+    fn note_speed(&self, summary: &Summary, begun: Instant, before: &mut Option<u64>) -> Result<(), Error> {
+        let Some((rows, _)) = summary.progress else { return Ok(()) };
+        let from = *before.get_or_insert(rows);
+        let seconds = begun.elapsed().as_secs_f64();
+        if rows > from && seconds > 0.0 { self.note(&[("rows_per_s", &((rows - from) as f64 / seconds))]) } else { Ok(()) }
     }
 
     /// Keeps by how much this device's clock is wrong, so that what is absorbed next is stamped right.
@@ -353,6 +388,7 @@ impl Inner {
     fn note_report(&self, report: &SyncReport) -> Result<(), Error> {
         let at = now_ms();
         let oldest = if report.pending == 0 { None } else { self.oldest_pending()? };
+        self.note(&[("oldest_pending_at", &oldest)])?;
         if report.is_success() {
             self.note(&[("last_synced_at", &at), ("last_error", &rusqlite::types::Null), ("next_retry_at", &rusqlite::types::Null)])?;
         } else if !matches!(report.outcome, Outcome::Busy | Outcome::Interrupted) {

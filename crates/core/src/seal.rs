@@ -1,13 +1,14 @@
 //! Seals: whether a message came as it was sent, and an answer belongs to its request.
 //!
 //! TLS protects bytes on the way; it does not protect from a proxy that answers from its cache, or cuts a body and mends the
-//! length, and plain HTTP on a bench protects from nothing. A request bears a random number and a hash over it, the
-//! authorization and the body; the answer bears a hash over that number, the status and the body. An answer without the right
-//! seal says nothing about the authority. This is no signature: who may write messages may seal them.
+//! length, and plain HTTP on a bench protects from nothing. A request bears a random number, a hash over its head and one over
+//! its body; the answer bears a hash over that number, the status and the body. An answer without the right seal says nothing
+//! about the authority, and a request with a broken one nothing about the device. This is no signature: who may write messages
+//! may seal them.
 
 use crate::ids::hex;
 
-/// The header of a request: `NUMBER-HASH`.
+/// The header of a request: `NUMBER-HASH-HASH`.
 pub const REQUEST_HEADER: &str = "syncline-request";
 /// The header of an answer: `HASH`.
 pub const ANSWER_HEADER: &str = "syncline-answer";
@@ -16,11 +17,20 @@ pub const ANSWER_HEADER: &str = "syncline-answer";
 pub struct Seal(blake3::Hasher);
 
 impl Seal {
-    /// Begins the seal of a request. `authorization` is the header's value, empty where there is none.
-    pub fn request(number: u64, authorization: &str) -> Seal {
+    /// Returns the seal of a request's head. The path begins at `/v1/`; a header that is not there is empty.
+    pub fn head(number: u64, path: &str, content_type: &str, authorization: &str) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"syncline head 1").update(&number.to_be_bytes());
+        for field in [path, content_type, authorization] {
+            hasher.update(&(field.len() as u64).to_be_bytes()).update(field.as_bytes());
+        }
+        Seal(hasher).finish()
+    }
+
+    /// Begins the seal of a request's body.
+    pub fn request(number: u64) -> Seal {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"syncline request 1").update(&number.to_be_bytes());
-        hasher.update(&(authorization.len() as u64).to_be_bytes()).update(authorization.as_bytes());
         Seal(hasher)
     }
 
@@ -43,16 +53,17 @@ impl Seal {
 }
 
 /// Returns a request's header.
-pub fn request_header(number: u64, authorization: &str, body: &[u8]) -> String {
-    let mut seal = Seal::request(number, authorization);
+pub fn request_header(number: u64, path: &str, content_type: &str, authorization: &str, body: &[u8]) -> String {
+    let mut seal = Seal::request(number);
     seal.update(body);
-    format!("{number:016x}-{}", seal.finish())
+    format!("{number:016x}-{}-{}", Seal::head(number, path, content_type, authorization), seal.finish())
 }
 
-/// Reads a request's header: its number and its seal.
-pub fn parse_request_header(value: &str) -> Option<(u64, &str)> {
-    let (number, seal) = value.split_once('-')?;
-    (number.len() == 16 && seal.len() == 32).then_some((u64::from_str_radix(number, 16).ok()?, seal))
+/// Reads a request's header: its number and the seals of its head and its body.
+pub fn parse_request_header(value: &str) -> Option<(u64, &str, &str)> {
+    let (number, seals) = value.split_once('-')?;
+    let (head, body) = seals.split_once('-')?;
+    (number.len() == 16 && head.len() == 32 && body.len() == 32).then_some((u64::from_str_radix(number, 16).ok()?, head, body))
 }
 
 #[cfg(test)]
@@ -60,20 +71,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seal_covers_number_authorization_status_and_body() {
-        let header = request_header(7, "Bearer a", b"body");
-        let (number, seal) = parse_request_header(&header).unwrap();
-        assert_eq!(number, 7);
-        let of = |number, authorization: &str, body: &[u8]| request_header(number, authorization, body)[17..].to_owned();
-        assert_eq!(of(7, "Bearer a", b"body"), seal);
-        assert_ne!(of(8, "Bearer a", b"body"), seal);
-        assert_ne!(of(7, "Bearer b", b"body"), seal);
-        assert_ne!(of(7, "Bearer a", b"bodz"), seal);
+    fn a_seal_covers_number_head_status_and_body() {
+        let of = |number, path: &str, kind: &str, authorization: &str, body: &[u8]| {
+            let header = request_header(number, path, kind, authorization, body);
+            let (parsed, head, seal) = parse_request_header(&header).unwrap();
+            assert_eq!(parsed, number);
+            (head.to_owned(), seal.to_owned())
+        };
+        let sent = of(7, "/v1/sync", "a/b", "Bearer a", b"body");
+        assert_eq!(of(7, "/v1/sync", "a/b", "Bearer a", b"body"), sent);
+        let other = of(8, "/v1/sync", "a/b", "Bearer a", b"body");
+        assert!(other.0 != sent.0 && other.1 != sent.1);
+        assert_ne!(of(7, "/v1/synd", "a/b", "Bearer a", b"body").0, sent.0);
+        assert_ne!(of(7, "/v1/sync", "a/c", "Bearer a", b"body").0, sent.0);
+        assert_ne!(of(7, "/v1/sync", "a/b", "Bearer b", b"body").0, sent.0);
+        assert_ne!(of(7, "/v1/sync", "a/b", "Bearer a", b"bodz").1, sent.1);
         // What moves from one field to the next is seen.
-        assert_ne!(of(7, "Bearer ab", b"ody"), seal);
+        assert_ne!(of(7, "/v1/sync", "a/bB", "earer a", b"body").0, sent.0);
         assert_ne!(Seal::answer(7, 200).finish(), Seal::answer(7, 401).finish());
-        assert_ne!(Seal::answer(7, 200).finish(), Seal::request(7, "").finish());
-        for bad in ["", "-", "7-x", "0000000000000007", "zzzzzzzzzzzzzzzz-00000000000000000000000000000000"] {
+        assert_ne!(Seal::answer(7, 200).finish(), Seal::request(7).finish());
+        for bad in ["", "-", "--", "7-x-y", "0000000000000007", "0000000000000007-00000000000000000000000000000000"] {
             assert!(parse_request_header(bad).is_none(), "{bad}");
         }
     }

@@ -352,10 +352,14 @@ impl Tx<'_> {
                     return Ok(false);
                 }
                 let all = |ms: i64| t.shown.iter().map(|c| (*c, ms)).collect::<Vec<_>>();
+                // Of a row that was only compared, nobody knows which columns were written and when: each is later than all that is known
+                // here, and no later, so that what another device wrote meanwhile in full knowledge is not undone by a guess.
+                let guessed = 0i64.saturating_sub(shift);
                 let mut times = match fold.inserted {
                     Some(ms) => all(ms),
+                    None if was_shown && fold.anything.is_some() => all(guessed),
                     None if (fold.times.is_empty() && unseen.is_empty()) || !was_shown => all(fold.last),
-                    None => fold.anything.map(all).unwrap_or_default(),
+                    None => vec![],
                 };
                 for (c, ms) in &fold.times {
                     match times.iter_mut().find(|x| x.0 == *c) {

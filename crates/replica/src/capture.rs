@@ -286,6 +286,10 @@ impl Tx<'_> {
     /// Returns the tables whose triggers were installed anew; their rows were compared with the sidecar, and what differed
     /// is in the log. Cost when nothing changed: one PRAGMA.
     pub fn verify_capture(&mut self) -> Result<Vec<String>> {
+        // Between `begin` and `commit` of a migration the app changes its tables; the triggers would be in its way.
+        if self.is_migrating()? {
+            return Ok(vec![]);
+        }
         let cookie = self.schema_cookie()?;
         if self.cache.schema_cookie == Some(cookie) || planted::on("capture_not_mended") {
             return Ok(vec![]);
@@ -299,6 +303,31 @@ impl Tx<'_> {
             }
         }
         self.cache.schema_cookie = Some(self.schema_cookie()?);
+        Ok(repaired)
+    }
+
+    /// Whether a migration of the app's is under way.
+    pub fn is_migrating(&self) -> Result<bool> {
+        Ok(self.role == Role::Device && self.meta::<i64>("migrating")?.is_some())
+    }
+
+    /// Begins a migration: takes everything captured so far in, then drops the triggers, which name columns that the app may want
+    /// to drop. What is written until `commit_migration` is found by comparing.
+    pub fn begin_migration(&mut self) -> Result<()> {
+        self.absorb()?;
+        self.set_meta("migrating", self.env.now_ms)?;
+        for t in self.registry()?.all() {
+            self.drop_capture(t.n)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a migration: reads the tables' definitions anew, installs the triggers and compares the rows. Returns the tables.
+    pub fn commit_migration(&mut self) -> Result<Vec<String>> {
+        self.set_meta("migrating", rusqlite::types::Null)?;
+        self.cache.schema_cookie = None;
+        let repaired = self.verify_capture()?;
+        self.absorb()?;
         Ok(repaired)
     }
 

@@ -7,6 +7,7 @@
 pub mod absorb;
 pub mod apart;
 pub mod apply;
+mod behind;
 pub mod bind;
 pub mod capture;
 pub mod clash;

@@ -132,6 +132,7 @@ impl Tx<'_> {
     pub fn create_missing(&mut self, schema: &Schema) -> Result<Vec<String>> {
         let mut made = Vec::new();
         self.set_meta("authority_schema", &schema.fingerprint().0[..])?;
+        self.note_authority_columns(schema)?;
         for def in &schema.tables {
             let exists = self
                 .conn

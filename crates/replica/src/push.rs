@@ -4,6 +4,7 @@
 //! needed to know later what an acknowledgement covers: a row that has not been numbered since is exactly what was sent.
 //! *Confirmed* is only what the device's own cursor, on a matching chain, has passed.
 
+use crate::behind::Behind;
 use crate::error::{Doing, Result};
 use crate::registry::Table;
 use crate::rows::RowRecord;
@@ -13,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use syncline_core::schema::Priority;
 use syncline_core::varint::{Reader, put, put_bytes};
-use syncline_core::{Acked, BundleId, ColSet, Key, Limits, Nonce, Push, RowsBuilder, Seq, SourceId, planted};
+use syncline_core::{Acked, BundleId, ColSet, Key, Limits, Nonce, Push, RowState, RowsBuilder, Seq, SourceId, TableRef, planted};
 
 type Member = (i64, Key);
 
@@ -59,9 +60,13 @@ impl Tx<'_> {
         let mut bytes = 0;
         let mut more = false;
         // Where tables differ in priority, a bundle may pass over rows of a lower one: no range then says which rows went.
-        let one_class = self.classes()?.len() < 2;
+        let behind = self.behind()?;
+        let one_class = self.classes()?.len() < 2 && behind.is_empty();
+        let mut held = HashSet::new();
         let (mut first, mut last) = (Seq(u64::MAX), if one_class { Seq(0) } else { Seq(u64::MAX) });
-        for (table, key, seq) in self.pending_in_order(scope, limits.bundle_rows + acknowledged.len + 1)? {
+        // What waits for the authority's schema is in the way of nothing.
+        let most = if behind.is_empty() { limits.bundle_rows + acknowledged.len + 1 } else { usize::MAX };
+        for (table, key, seq) in self.pending_in_order(scope, most)? {
             if acknowledged.covers(table, &key, seq) {
                 continue;
             }
@@ -70,7 +75,7 @@ impl Tx<'_> {
                 break;
             }
             let before = chosen.len();
-            bytes += self.choose(scope, table, &key, &mut members, &mut chosen, 0)?;
+            bytes += self.choose(scope, table, &key, &behind, &mut held, &mut members, &mut chosen, 0)?;
             // A range says which rows went only while they go one by one and in order.
             let in_order = chosen.len() == before + 1 && seq > last && last < Seq(u64::MAX);
             (first, last) = if in_order { (first.min(seq), seq) } else { (first, Seq(u64::MAX)) };
@@ -88,17 +93,26 @@ impl Tx<'_> {
         let mut rows = RowsBuilder::default();
         let mut names = Vec::new();
         for (t, mut row) in chosen {
-            let pend = row.pend.unwrap_or_default();
-            // Columns are left out only if the authority provably holds the row: it has a version of it, on our history.
-            let mask = if row.version.0 > 0 { pend } else { t.all_columns() };
+            let (mut mask, waits) = behind.split(&t, &row);
             if last == Seq(u64::MAX) {
-                put(&mut names, t.n as u64);
+                put(&mut names, t.n as u64 | if waits.is_empty() { 0 } else { LEFT_OUT });
                 put_bytes(&mut names, &row.key.0);
+                if !waits.is_empty() {
+                    waits.encode(&mut names);
+                }
+            }
+            let known = behind.known(&t);
+            if let Some(known) = &known {
+                (row.state, mask) = only(&row.state, &mask, known);
             }
             // Only the authority makes gravestones. One that we were told of, with a late edit of ours merged in, goes as what it
             // is to us: a deletion that has seen more.
             row.state.gravestone = false;
-            rows.add(t.n as u64, || t.table_ref(), row.key, row.version, Seq(0), row.state, &mask);
+            let named = || match &known {
+                Some(known) => TableRef { name: t.def.name.clone(), columns: known.iter().map(|c| t.columns[*c].name.clone()).collect() },
+                None => t.table_ref(),
+            };
+            rows.add(t.n as u64, named, row.key, row.version, Seq(0), row.state, &mask);
         }
         let head = self.head(scope.n)?;
         let range = (last < Seq(u64::MAX)).then_some((first.0 as i64, last.0 as i64));
@@ -116,11 +130,14 @@ impl Tx<'_> {
     }
 
     /// Adds a row to the bundle, and before it the pending parents that the authority has not got yet. Returns its size.
+    #[allow(clippy::too_many_arguments)]
     fn choose(
         &mut self,
         scope: &Scope,
         table: i64,
         key: &Key,
+        behind: &Behind,
+        held: &mut HashSet<Member>,
         members: &mut HashSet<Member>,
         chosen: &mut Vec<(Arc<Table>, RowRecord)>,
         depth: usize,
@@ -133,6 +150,10 @@ impl Tx<'_> {
         if row.pend.is_none() || self.is_parked(scope, &t, key)? {
             return Ok(0);
         }
+        if behind.concerns(table) && behind.split(&t, &row).0.is_empty() {
+            held.insert((table, key.clone()));
+            return Ok(0);
+        }
         let mut bytes = 64 + key.0.len() + row.state.cells.iter().flatten().map(|c| c.value.size()).sum::<usize>();
         if depth < 64 && !row.state.is_dead() {
             for f in t.def.foreign_keys.clone() {
@@ -143,7 +164,12 @@ impl Tx<'_> {
                 let Some(wanted) = f.columns.iter().map(|c| crate::shelf::value_of(&t, &row, c)).collect::<Option<Vec<_>>>() else { continue };
                 let parent_key = Key::encode(&wanted);
                 if !members.contains(&(parent.n, parent_key.clone())) && self.is_offered(scope, &parent, &parent_key)? {
-                    bytes += self.choose(scope, parent.n, &parent_key, members, chosen, depth + 1)?;
+                    bytes += self.choose(scope, parent.n, &parent_key, behind, held, members, chosen, depth + 1)?;
+                }
+                if held.contains(&(parent.n, parent_key)) {
+                    // Without its parent it would be refused.
+                    held.insert((table, key.clone()));
+                    return Ok(bytes);
                 }
             }
         }
@@ -211,7 +237,7 @@ impl Tx<'_> {
                     out.ranges.push((first, last));
                 }
                 None => {
-                    for member in decode_members(&attempt.rows)? {
+                    for (member, _) in decode_members(&attempt.rows)? {
                         out.len += 1;
                         out.rows.insert(member, attempt.frozen_at);
                     }
@@ -303,9 +329,9 @@ impl Tx<'_> {
             match attempt.range {
                 Some((first, last)) => self.confirm_range(scope, first, last, attempt.seq)?,
                 None => {
-                    for (table, key) in decode_members(&attempt.rows)? {
+                    for ((table, key), left_out) in decode_members(&attempt.rows)? {
                         let t = self.registry()?.get(table)?;
-                        self.confirm_row(scope, &t, &key, attempt.frozen_at, attempt.seq)?;
+                        self.confirm_row(scope, &t, &key, attempt.frozen_at, attempt.seq, left_out)?;
                     }
                 }
             }
@@ -344,7 +370,13 @@ impl Tx<'_> {
     }
 
     /// Confirming changes neither state nor values: only what is pending, the version and the creation are written.
-    fn confirm_row(&mut self, scope: &Scope, t: &Table, key: &Key, frozen_at: Seq, seq: Seq) -> Result<()> {
+    fn confirm_row(&mut self, scope: &Scope, t: &Table, key: &Key, frozen_at: Seq, seq: Seq, left_out: Option<ColSet>) -> Result<()> {
+        // What the bundle left out because the authority did not know the columns is pending still.
+        let left_out = left_out.map(|set| {
+            let mut bytes = Vec::new();
+            set.encode(&mut bytes);
+            bytes
+        });
         let untouched = match self.is_parked(scope, t, key)? {
             true => -1,
             false if planted::on("confirms_later_edits") => i64::MAX,
@@ -354,10 +386,10 @@ impl Tx<'_> {
             .prepare_cached(
                 "UPDATE _syncline_row SET version = max(version, ?5),
                    created = CASE created WHEN 0 THEN ?5 ELSE created END,
-                   pend = CASE WHEN seq <= ?4 THEN NULL ELSE pend END
+                   pend = CASE WHEN seq <= ?4 THEN ?6 ELSE pend END
                  WHERE scope = ?1 AND tbl = ?2 AND key = ?3",
             )
-            .and_then(|mut q| q.execute(params![scope.n, t.n, key.0, untouched, seq.0 as i64]))
+            .and_then(|mut q| q.execute(params![scope.n, t.n, key.0, untouched, seq.0 as i64, left_out]))
             .doing("confirming a row")?;
         Ok(())
     }
@@ -443,14 +475,32 @@ impl Acknowledged {
     }
 }
 
-fn decode_members(bytes: &[u8]) -> Result<Vec<Member>> {
+/// Set in the number of a table: the columns that were left out follow the key.
+const LEFT_OUT: u64 = 1 << 40;
+
+fn decode_members(bytes: &[u8]) -> Result<Vec<(Member, Option<ColSet>)>> {
     let mut from = Reader::new(bytes);
     let mut out = Vec::new();
     while !from.is_empty() {
-        let table = from.number().doing("reading an attempt")? as i64;
-        out.push((table, Key(from.bytes().doing("reading an attempt")?.to_vec())));
+        let number = from.number().doing("reading an attempt")?;
+        let key = Key(from.bytes().doing("reading an attempt")?.to_vec());
+        let left_out = if number & LEFT_OUT != 0 { Some(ColSet::decode(&mut from).doing("reading an attempt")?) } else { None };
+        out.push((((number & !LEFT_OUT) as i64, key), left_out));
     }
     Ok(out)
+}
+
+/// Returns a state and a mask with these columns only, numbered in their order.
+fn only(state: &RowState, mask: &ColSet, known: &[usize]) -> (RowState, ColSet) {
+    let mut out = RowState { cells: vec![], ..state.clone() };
+    let mut columns = if mask.has_liveness() { ColSet::liveness() } else { ColSet::none() };
+    for (to, from) in known.iter().enumerate() {
+        out.set_cell(to, state.cell(*from).cloned());
+        if mask.contains(*from) {
+            columns.insert(to);
+        }
+    }
+    (out, columns)
 }
 
 /// Whether a set names nothing but liveness.

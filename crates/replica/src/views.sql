@@ -10,7 +10,7 @@ WHERE r.pend IS NOT NULL;
 
 CREATE VIEW syncline_row_status(tbl, key, state) AS
 SELECT t.name, hex(r.key),
-  CASE WHEN p.reason IS NOT NULL OR r.kind = 3 THEN 'conflict' WHEN r.pend IS NOT NULL THEN 'pending' ELSE 'synced' END
+  CASE WHEN r.kind = 3 OR p.local IS NOT NULL THEN 'conflict' WHEN p.reason IS NOT NULL THEN 'parked' WHEN r.pend IS NOT NULL THEN 'pending' ELSE 'synced' END
 FROM _syncline_row r JOIN _syncline_table t ON t.n = r.tbl
 LEFT JOIN _syncline_parked p ON p.scope = r.scope AND p.tbl = r.tbl AND p.key = r.key
 WHERE r.kind IN (0, 3);
@@ -19,9 +19,30 @@ CREATE VIEW syncline_scopes(scope_id, role, last_bundle_seq_seen, head) AS
 SELECT scope_id, 'admin', (SELECT max(seq) FROM _syncline_checkpoint c WHERE c.scope = s.n), (SELECT max(seq) FROM _syncline_checkpoint c WHERE c.scope = s.n)
 FROM _syncline_scope s;
 
-CREATE VIEW syncline_status(pending, parked, shelved, captured) AS
-SELECT (SELECT count(*) FROM _syncline_row WHERE pend IS NOT NULL), (SELECT count(*) FROM _syncline_parked),
-  (SELECT count(*) FROM _syncline_shelved), (SELECT count(*) FROM _syncline_log);
+-- The state is derived as `Database::status` derives it, but for `syncing`, which is a lock and no fact of the file. Times are in ms.
+CREATE VIEW syncline_status(state, pending, parked, shelved, captured, oldest_pending_at, last_synced_at, next_retry_at, last_error_code, last_error) AS
+SELECT
+  CASE
+    WHEN parked + shelved > 0 OR for_somebody THEN 'needs_attention'
+    WHEN code IS NOT NULL THEN 'offline'
+    WHEN synced IS NULL OR now - synced > 3600000 THEN 'stale'
+    WHEN pending + captured > 0 AND now - oldest > 3600000 THEN 'stale'
+    WHEN pending + captured > 0 THEN 'local_changes_pending'
+    ELSE 'synced'
+  END,
+  pending, parked, shelved, captured, CASE WHEN pending + captured > 0 THEN oldest END, synced, retry, code, message
+FROM (
+  SELECT *, code IN ('no_key', 'unauthorized', 'device_revoked', 'forbidden', 'upgrade_required', 'quota_exceeded', 'schema_behind', 'damaged', 'format',
+    'bad_url', 'disk_full', 'storage_full', 'protocol', 'internal', 'refused', 'bad_request', 'too_large', 'migrating') AS for_somebody
+  FROM (
+    SELECT (SELECT count(*) FROM _syncline_row WHERE pend IS NOT NULL) AS pending, (SELECT count(*) FROM _syncline_parked) AS parked,
+      (SELECT count(*) FROM _syncline_shelved) AS shelved, (SELECT count(*) FROM _syncline_log) AS captured,
+      coalesce(min((SELECT value FROM _syncline_meta WHERE name = 'oldest_pending_at'), (SELECT min(at) FROM _syncline_log)),
+        (SELECT value FROM _syncline_meta WHERE name = 'oldest_pending_at'), (SELECT min(at) FROM _syncline_log)) AS oldest,
+      (SELECT value FROM _syncline_meta WHERE name = 'last_synced_at') AS synced, (SELECT value FROM _syncline_meta WHERE name = 'next_retry_at') AS retry,
+      (SELECT json_extract(value, '$.code') FROM _syncline_meta WHERE name = 'last_error') AS code,
+      (SELECT json_extract(value, '$.message') FROM _syncline_meta WHERE name = 'last_error') AS message,
+      CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) AS now));
 
 CREATE VIEW syncline_journal(id, tbl, key, col, lost_value, lost_by, won_value, at, expires_at) AS
 SELECT lower(hex(j.id)), t.name, hex(j.key), j.col, j.lost, lower(hex(j.lost_writer)), j.won, j.at, j.at + 2592000000

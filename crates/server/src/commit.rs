@@ -283,7 +283,7 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
         let (table, map) = maps.get(row.table as usize).ok_or(syncline_core::DecodeError::Malformed("table number")).map_err(bad)?;
         let (Some(table), Some(map)) = (table, map) else {
             let name = &push.rows.tables[row.table as usize].name;
-            return Err(ApiError::SchemaBehind(format!("the server has no table `{name}`; attach again with a new token, that takes the schema to it")));
+            return Err(ApiError::SchemaBehind(format!("the server has no table `{name}`; `syncline schema push` takes it there")));
         };
         let key = row.key.decode().map_err(bad)?;
         if key.len() != table.key.len() || key.contains(&syncline_core::Value::Null) {
@@ -337,7 +337,7 @@ fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result
         } else if let Some(why) = misfit(table, &pushed.incoming) {
             refused.add(tx, scope, &pushed, Reason::Type, why)?;
         } else if let Some(column) = unknown {
-            let message = format!("the server does not know the column `{column}` yet; attach again with a new token, that takes the schema to it");
+            let message = format!("the server does not know the column `{column}` yet; `syncline schema push` takes it there");
             refused.add(tx, scope, &pushed, Reason::Rule, message)?;
         }
         out.push(pushed);

@@ -5,7 +5,7 @@
 
 use crate::accounts::{self, Caller, DeviceInfo};
 use crate::api_error::ApiError;
-use crate::authority::{Authority, enrol, look_at_request, may_see, note_pull, read_request, respond, write_request};
+use crate::authority::{Authority, enrol, look_at_request, may_see, note_pull, read_request, respond, take_schema, write_request};
 use crate::commit::{absorb_foreign, chain_at};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, ScopeId, Seq, SyncRequest, SyncResponse};
+use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, Schema, ScopeId, Seq, SyncRequest, SyncResponse};
 use syncline_replica::{Doing, Env, Error, Reading, Replica, Translation, Trouble, Tx};
 use tokio::sync::broadcast;
 
@@ -156,6 +156,19 @@ impl Engine {
         let history = self.history;
         let answer = self.write(true, move |tx, _| enrol(tx, &request, history))?;
         // Readers know tables by heart; those that were opened before must learn the new ones.
+        self.schema.fetch_add(1, Ordering::SeqCst);
+        Ok(answer)
+    }
+
+    /// Takes a device's newer schema: adds what the authority lacks, never takes any away; returns the authority's afterwards.
+    pub fn push_schema(&self, _: &Caller, schema: Schema) -> Result<Schema, ApiError> {
+        let answer = self.write(true, move |tx, _| {
+            if tx.meta::<i64>("schema_push")? == Some(0) {
+                return Err(ApiError::Forbidden("the operator takes schemas himself; ask for the change".into()));
+            }
+            take_schema(tx, &schema)?;
+            Ok(tx.schema()?)
+        })?;
         self.schema.fetch_add(1, Ordering::SeqCst);
         Ok(answer)
     }

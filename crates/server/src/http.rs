@@ -25,7 +25,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use std::sync::Arc;
-use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, Limits, Outcome, ScopeId, SyncRequest, SyncResponse, VERSION};
+use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, Limits, Outcome, Schema, ScopeId, SyncRequest, SyncResponse, VERSION};
 use tokio::net::TcpListener;
 use wire::Format;
 
@@ -44,6 +44,8 @@ pub trait Authority: Send + Sync + 'static {
     fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, ApiError>;
     /// See `Engine::sync`.
     fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError>;
+    /// See `Engine::push_schema`.
+    fn push_schema(&self, caller: &Caller, schema: Schema) -> Result<Schema, ApiError>;
     /// See `Engine::changes`.
     fn changes(&self, caller: &Caller, scope: &ScopeId, cursor: Option<Cursor>, limit: usize) -> Result<serde_json::Value, ApiError>;
     /// See `Engine::devices`.
@@ -66,6 +68,9 @@ impl Authority for Engine {
     }
     fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError> {
         Engine::sync(self, caller, request)
+    }
+    fn push_schema(&self, caller: &Caller, schema: Schema) -> Result<Schema, ApiError> {
+        Engine::push_schema(self, caller, schema)
     }
     fn changes(&self, caller: &Caller, scope: &ScopeId, cursor: Option<Cursor>, limit: usize) -> Result<serde_json::Value, ApiError> {
         Engine::changes(self, caller, scope, cursor, limit)
@@ -120,6 +125,7 @@ async fn ask<T: Send + 'static>(app: &Arc<App>, call: impl FnOnce(&App) -> Resul
 fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/sync", post(sync))
+        .route("/v1/schema", post(push_schema))
         .route("/v1/devices", post(enrol).get(devices))
         .route("/v1/devices/{id}", delete(revoke))
         .route("/v1/watch", get(watch_scopes))
@@ -188,6 +194,20 @@ async fn enrol(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> R
         let request: EnrolRequest = format.decode(&bytes, &app.limits, app.limits.wire_bytes / 8)?;
         check_version(request.version)?;
         answer_format.encode(&app.authority.enrol(request)?)
+    });
+    Ok(answer_format.respond(answer.await?))
+}
+
+async fn push_schema(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let (caller, format) = match (caller(&app, &headers).await, Format::of_request(&headers)) {
+        (Ok(caller), Ok(format)) => (caller, format),
+        (Err(e), _) | (_, Err(e)) => return Err(if wire::discard(&headers, body, &app.limits).await { wire::damaged() } else { e }),
+    };
+    let bytes = wire::read(&headers, body, &app.limits).await?;
+    let answer_format = Format::of_answer(&headers, format);
+    let answer = ask(&app, move |app| {
+        let schema: Schema = format.decode(&bytes, &app.limits, app.limits.wire_bytes / 8)?;
+        answer_format.encode(&app.authority.push_schema(&caller, schema)?)
     });
     Ok(answer_format.respond(answer.await?))
 }

@@ -5,7 +5,7 @@ use crate::api_error::ApiError;
 use crate::engine::{Engine, Watch};
 use crate::http::Authority;
 use crate::postgres::Postgres;
-use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, Limits, ScopeId, SyncRequest, SyncResponse};
+use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, Limits, Schema, ScopeId, SyncRequest, SyncResponse};
 
 /// Where an authority keeps its rows.
 pub enum Store {
@@ -38,6 +38,12 @@ impl Authority for Store {
         match self {
             Store::Sqlite(engine) => engine.sync(caller, request),
             Store::Postgres(postgres) => postgres.sync(caller, request),
+        }
+    }
+    fn push_schema(&self, caller: &Caller, schema: Schema) -> Result<Schema, ApiError> {
+        match self {
+            Store::Sqlite(engine) => engine.push_schema(caller, schema),
+            Store::Postgres(postgres) => postgres.push_schema(caller, schema),
         }
     }
     fn changes(&self, caller: &Caller, scope: &ScopeId, cursor: Option<Cursor>, limit: usize) -> Result<serde_json::Value, ApiError> {

@@ -4,12 +4,17 @@ mod broken;
 mod chaos;
 mod conflicts;
 mod doctor;
+mod faults;
+#[cfg(target_os = "linux")]
+mod full;
 mod hard;
 mod leaving;
 mod local;
+mod migrations;
 mod office;
 mod policies;
 mod postgres;
+mod priority;
 #[cfg(target_os = "linux")]
 mod progress;
 mod proxy;

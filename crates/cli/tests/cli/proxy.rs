@@ -2,17 +2,19 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// What happens to connections made from now on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Mode {
     /// Nothing.
     Pass,
     /// Closed at once.
     Refuse,
+    /// Reset as soon as the device has said something.
+    Reset,
     /// Cut after so many bytes from the device.
     CutUp(u64),
     /// Cut after so many bytes from the server.
@@ -21,31 +23,24 @@ pub enum Mode {
     LoseAnswer,
     /// Passed, at most so many KiB from the server per 10 ms.
     Slow(u64),
-}
-
-impl Mode {
-    fn pack(self) -> u64 {
-        let (kind, n) = match self {
-            Mode::Pass => (0, 0),
-            Mode::Refuse => (1, 0),
-            Mode::CutUp(n) => (2, n),
-            Mode::CutDown(n) => (3, n),
-            Mode::LoseAnswer => (4, 0),
-            Mode::Slow(n) => (5, n),
-        };
-        n << 8 | kind
-    }
-    fn unpack(packed: u64) -> Mode {
-        let n = packed >> 8;
-        match packed & 0xff {
-            0 => Mode::Pass,
-            1 => Mode::Refuse,
-            2 => Mode::CutUp(n),
-            3 => Mode::CutDown(n),
-            4 => Mode::LoseAnswer,
-            _ => Mode::Slow(n),
-        }
-    }
+    /// Every piece is late by so many ms, both ways: what loss is to those above TCP.
+    Late(u64),
+    /// A byte from the server at a time, for ever.
+    Drip,
+    /// Accepted, read, and never answered.
+    BlackHole,
+    /// After so many bytes from the server, silence; the connection stays.
+    HalfOpen(u64),
+    /// After so many bytes from the device it seems to have ended; the other way stays open.
+    HalfClose(u64),
+    /// A bit of this byte from the device is another.
+    FlipUp(u64),
+    /// A bit of this byte from the server is another.
+    FlipDown(u64),
+    /// Each request is answered with these bytes, and nothing reaches the server.
+    Answer(Arc<Vec<u8>>),
+    /// Answers arrive with a body cut to so many parts of 256, and a length that fits.
+    Truncate(u64),
 }
 
 /// The proxy; it ends with the test's process.
@@ -55,10 +50,12 @@ pub struct Proxy {
 }
 
 struct Shared {
-    mode: AtomicU64,
+    mode: Mutex<Mode>,
     up: AtomicU64,
     down: AtomicU64,
     connections: AtomicU64,
+    /// What the server said last on a connection that passed.
+    said: Mutex<Vec<u8>>,
 }
 
 impl Proxy {
@@ -66,12 +63,18 @@ impl Proxy {
     pub fn to(server: String) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { mode: AtomicU64::new(0), up: AtomicU64::new(0), down: AtomicU64::new(0), connections: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            mode: Mutex::new(Mode::Pass),
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            said: Mutex::default(),
+        });
         let own = shared.clone();
         std::thread::spawn(move || {
             for device in listener.incoming().flatten() {
                 let (shared, server) = (own.clone(), server.clone());
-                std::thread::spawn(move || pass_on(device, &server, &shared));
+                std::thread::spawn(move || serve(device, &server, &shared));
             }
         });
         Proxy { address, shared }
@@ -80,7 +83,7 @@ impl Proxy {
         format!("http://{}", self.address)
     }
     pub fn set(&self, mode: Mode) {
-        self.shared.mode.store(mode.pack(), SeqCst);
+        *self.shared.mode.lock().unwrap() = mode;
     }
     /// Returns bytes from devices, bytes from the server, and connections since the last call.
     pub fn count(&self) -> (u64, u64, u64) {
@@ -94,53 +97,147 @@ impl Proxy {
     pub fn down(&self) -> u64 {
         self.shared.down.load(SeqCst)
     }
+    /// Returns what the server said on the last connection that passed, as a cache would keep it.
+    pub fn said(&self) -> Arc<Vec<u8>> {
+        Arc::new(self.shared.said.lock().unwrap().clone())
+    }
 }
 
-fn pass_on(device: TcpStream, server: &str, shared: &Arc<Shared>) {
+fn serve(mut device: TcpStream, server: &str, shared: &Arc<Shared>) {
     shared.connections.fetch_add(1, SeqCst);
-    let mode = Mode::unpack(shared.mode.load(SeqCst));
-    if matches!(mode, Mode::Refuse) {
+    let mode = shared.mode.lock().unwrap().clone();
+    match &mode {
+        Mode::Refuse => return,
+        Mode::Reset => {
+            // A socket that is closed with bytes unread is reset.
+            let _ = device.peek(&mut [0]);
+            return;
+        }
+        Mode::BlackHole => {
+            while device.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
+            return;
+        }
+        Mode::Answer(bytes) => {
+            while let Some(request) = read_message(&mut device) {
+                shared.up.fetch_add(request.len() as u64, SeqCst);
+                if device.write_all(bytes).is_err() {
+                    break;
+                }
+            }
+            return;
+        }
+        _ => {}
+    }
+    let Ok(mut server) = TcpStream::connect(server) else { return };
+    if let Mode::Truncate(parts) = mode {
+        while let Some(request) = read_message(&mut device) {
+            if server.write_all(&request).is_err() {
+                return;
+            }
+            let Some(answer) = read_message(&mut server) else { return };
+            if device.write_all(&truncated(&answer, parts)).is_err() {
+                return;
+            }
+        }
         return;
     }
-    let Ok(server) = TcpStream::connect(server) else { return };
     let (device2, server2) = (device.try_clone().unwrap(), server.try_clone().unwrap());
-    let own = shared.clone();
-    let up = std::thread::spawn(move || {
-        let most = if let Mode::CutUp(n) = mode { n } else { u64::MAX };
-        copy(device2, server2, &own.up, most, None);
-    });
-    let (most, pace) = match mode {
-        Mode::CutDown(n) => (n, None),
-        Mode::LoseAnswer => (0, None),
-        Mode::Slow(kib) => (u64::MAX, Some(kib * 1024)),
-        _ => (u64::MAX, None),
-    };
-    copy(server, device, &shared.down, most, pace);
+    let (own, of_up) = (shared.clone(), mode.clone());
+    let up = std::thread::spawn(move || copy(device2, server2, &own.up, &of_up, true, None));
+    let record = matches!(mode, Mode::Pass).then_some(&shared.said);
+    copy(server, device, &shared.down, &mode, false, record);
     let _ = up.join();
 }
 
-/// Copies until an end closes or `most` bytes have passed; then cuts both ways.
-fn copy(mut from: TcpStream, mut to: TcpStream, count: &AtomicU64, most: u64, pace: Option<u64>) {
-    let mut left = most;
-    let mut buffer = vec![0; pace.map_or(16 * 1024, |p| p as usize)];
+/// Copies one way until an end closes or the mode says so; then cuts both ways.
+fn copy(mut from: TcpStream, mut to: TcpStream, count: &AtomicU64, mode: &Mode, up: bool, record: Option<&Mutex<Vec<u8>>>) {
+    let most = match (mode, up) {
+        (Mode::CutUp(n), true) | (Mode::CutDown(n), false) => *n,
+        (Mode::LoseAnswer, false) => 0,
+        _ => u64::MAX,
+    };
+    let flip = match (mode, up) {
+        (Mode::FlipUp(n), true) | (Mode::FlipDown(n), false) => Some(*n),
+        _ => None,
+    };
+    let size = match (mode, up) {
+        (Mode::Slow(kib), false) => *kib as usize * 1024,
+        (Mode::Drip, false) => 1,
+        _ => 16 * 1024,
+    };
+    let mut buffer = vec![0; size];
+    let mut at = 0;
+    if let Some(said) = record {
+        said.lock().unwrap().clear();
+    }
     loop {
         let n = match from.read(&mut buffer) {
             Ok(n) if n > 0 => n as u64,
             _ => break,
         };
-        let passed = n.min(left);
+        if let Some(byte) = flip.filter(|f| (at..at + n).contains(f)) {
+            buffer[(byte - at) as usize] ^= 1 << (byte % 7);
+        }
+        match mode {
+            Mode::Late(ms) => std::thread::sleep(Duration::from_millis(*ms)),
+            Mode::HalfOpen(n) if !up && at >= *n => {
+                // Nobody knows that nothing comes any more.
+                while from.read(&mut buffer).is_ok_and(|n| n > 0) {}
+                return;
+            }
+            _ => {}
+        }
+        let passed = n.min(most - at);
         if to.write_all(&buffer[..passed as usize]).is_err() {
             break;
         }
+        if let Some(said) = record {
+            said.lock().unwrap().extend_from_slice(&buffer[..passed as usize]);
+        }
         count.fetch_add(passed, SeqCst);
-        left -= passed;
-        if passed < n || left == 0 {
+        at += passed;
+        if passed < n || at == most {
             break;
         }
-        if pace.is_some() {
-            std::thread::sleep(Duration::from_millis(10));
+        match mode {
+            Mode::Slow(_) if !up => std::thread::sleep(Duration::from_millis(10)),
+            Mode::Drip if !up => std::thread::sleep(Duration::from_millis(40)),
+            Mode::HalfClose(n) if up && at >= *n => {
+                let _ = to.shutdown(Shutdown::Write);
+                while from.read(&mut buffer).is_ok_and(|n| n > 0) {}
+                return;
+            }
+            _ => {}
         }
     }
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
+}
+
+/// Reads one HTTP message with a length.
+fn read_message(from: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        if let Some(head) = bytes.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4) {
+            let text = String::from_utf8_lossy(&bytes[..head]).to_lowercase();
+            let length: usize = text.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+            if bytes.len() >= head + length {
+                return Some(bytes);
+            }
+        }
+        match from.read(&mut buffer) {
+            Ok(n) if n > 0 => bytes.extend_from_slice(&buffer[..n]),
+            _ => return None,
+        }
+    }
+}
+
+fn truncated(answer: &[u8], parts: u64) -> Vec<u8> {
+    let head = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+    let kept = (answer.len() - head) * parts as usize / 256;
+    let text = String::from_utf8_lossy(&answer[..head]).into_owned();
+    let lines: Vec<String> =
+        text.lines().map(|line| if line.to_lowercase().starts_with("content-length") { format!("content-length: {kept}") } else { line.to_owned() }).collect();
+    [(lines.join("\r\n") + "\r\n").as_bytes(), &answer[head..head + kept]].concat()
 }

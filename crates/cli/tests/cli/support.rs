@@ -143,6 +143,30 @@ impl World {
         world
     }
 
+    /// Makes a world whose server is not started yet.
+    pub fn new_unstarted() -> World {
+        World { dir: tempfile::tempdir().unwrap(), server: None, address: "127.0.0.1:0".into(), database: None, scheme: "http", serve: vec![] }
+    }
+
+    /// Opens the server's file as any program would; only of an embedded authority.
+    pub fn server_db(&self) -> Connection {
+        open(&self.data_dir().join("server.db"))
+    }
+
+    /// Returns the server's directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("authority")
+    }
+
+    /// Makes a device in a directory of its own and attaches it.
+    pub fn device_in(&self, dir: &Path, name: &str) -> Device {
+        std::fs::create_dir_all(dir).unwrap();
+        let device = Device::at(dir);
+        let token = self.admin("token", &["--account", "ada"]).ends(0).out;
+        device.run(&["attach", "app.db", "--server", &self.url(), "--token", token.trim(), "--name", name]).ends(0);
+        device
+    }
+
     /// Starts the server, again at the same address if it ran before. `Drop` kills and waits.
     #[allow(clippy::zombie_processes)]
     pub fn start(&mut self) {
@@ -270,6 +294,22 @@ pub struct Device {
 }
 
 impl Device {
+    /// A device in a directory that is there.
+    pub fn at(dir: &Path) -> Device {
+        Device { dir: dir.to_owned() }
+    }
+    /// Starts a command whose words nobody reads.
+    pub fn spawn(&self, args: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_syncline"))
+            .args(args)
+            .current_dir(&self.dir)
+            .env("SYNCLINE_HOME", self.dir.join("home"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
     pub fn file(&self) -> PathBuf {
         self.dir.join("app.db")
     }

@@ -1,5 +1,8 @@
 //! The same tests as `cli`, by name, with the authority in PostgreSQL.
 
+// What they share has more than these need.
+#![allow(dead_code)]
+
 #[path = "../cli/chaos.rs"]
 mod chaos;
 #[path = "../cli/conflicts.rs"]

@@ -5,4 +5,5 @@ mod end_to_end;
 mod machine;
 mod observe;
 mod pulse;
+mod status;
 mod support;

@@ -46,6 +46,9 @@ impl Authority for Double {
         };
         Ok(SyncResponse { version: VERSION, scopes: request.scopes.into_iter().map(answer).collect(), ..Default::default() })
     }
+    fn push_schema(&self, _: &Caller, schema: Schema) -> Result<Schema, ApiError> {
+        Ok(schema)
+    }
     fn changes(&self, caller: &Caller, scope: &ScopeId, cursor: Option<Cursor>, limit: usize) -> Result<serde_json::Value, ApiError> {
         if scope.0 != caller.account {
             return Err(ApiError::no_such_scope());

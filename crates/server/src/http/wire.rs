@@ -97,14 +97,17 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, limits: &Limits) -> Re
     if seal.is_broken() { Err(damaged()) } else { Ok(bytes) }
 }
 
-/// The seal of a request, if it bears one.
+/// Returns a request's number and its seals, if it bears them.
+fn seals(headers: &HeaderMap) -> Option<(u64, &str, &str)> {
+    headers.get(seal::REQUEST_HEADER)?.to_str().ok().and_then(seal::parse_request_header)
+}
+
+/// The seal of a request's body, if it bears one.
 struct RequestSeal(Option<(Seal, String)>);
 
 impl RequestSeal {
     fn of(headers: &HeaderMap) -> RequestSeal {
-        let given = headers.get(seal::REQUEST_HEADER).and_then(|value| value.to_str().ok()).and_then(seal::parse_request_header);
-        let authorization = headers.get(header::AUTHORIZATION).map_or("".into(), |value| String::from_utf8_lossy(value.as_bytes()));
-        RequestSeal(given.map(|(number, seal)| (Seal::request(number, &authorization), seal.to_owned())))
+        RequestSeal(seals(headers).map(|(number, _, body)| (Seal::request(number), body.to_owned())))
     }
     fn update(&mut self, bytes: &[u8]) {
         if let Some((made, _)) = &mut self.0 {
@@ -121,11 +124,25 @@ pub(super) fn damaged() -> ApiError {
     ApiError::Unavailable("the request was damaged on its way; send it again".into())
 }
 
-/// Seals the answer to a request that bears a number, so that the device knows it from an older or a changed one.
+/// Returns a request's number, and whether its head came as it was sent.
+fn check_head(request: &Request) -> Option<(u64, bool)> {
+    let (number, head, _) = seals(request.headers())?;
+    let field = |name| request.headers().get(name).map_or("".into(), |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()));
+    Some((number, Seal::head(number, request.uri().path(), &field(header::CONTENT_TYPE), &field(header::AUTHORIZATION)) == head))
+}
+
+/// Seals the answer to a request that bears a number, so that the device knows it from an older or a changed one. A request whose
+/// head came damaged is not looked at: its path may be another's, its bearer nobody's.
 pub(super) async fn seal_answer(request: Request, next: Next) -> Response {
-    let given = request.headers().get(seal::REQUEST_HEADER).and_then(|value| value.to_str().ok());
-    let Some((number, _)) = given.and_then(seal::parse_request_header) else { return next.run(request).await };
-    let (mut head, body) = next.run(request).await.into_parts();
+    let Some((number, whole)) = check_head(&request) else { return next.run(request).await };
+    let answered = match whole {
+        true => next.run(request).await,
+        false => {
+            discard(&HeaderMap::new(), request.into_body(), &Limits::default()).await;
+            damaged().into_response()
+        }
+    };
+    let (mut head, body) = answered.into_parts();
     // Answers are made whole before they are sent; the one that is not, the stream of wakes, is asked for without a number.
     let Ok(bytes) = axum::body::to_bytes(body, usize::MAX).await else { return damaged().into_response() };
     let mut made = Seal::answer(number, head.status.as_u16());
@@ -140,8 +157,9 @@ async fn next_chunk(chunks: &mut axum::body::BodyDataStream) -> Result<Option<By
     match tokio::time::timeout(STALL, chunks.next()).await {
         Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
         Ok(None) => Ok(None),
-        Ok(Some(Err(_))) => Err(ApiError::BadRequest("the connection ended before the request did; send it again".into())),
-        Err(_) => Err(ApiError::BadRequest("no byte of the request came for 20 seconds; send it again".into())),
+        // The network's fault, not the device's.
+        Ok(Some(Err(_))) => Err(ApiError::Unavailable("the connection ended before the request did; send it again".into())),
+        Err(_) => Err(ApiError::Unavailable("no byte of the request came for 20 seconds; send it again".into())),
     }
 }
 

@@ -34,7 +34,8 @@ use scope::Scope;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use syncline_core::{
-    Cursor, DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, ScopeAnswer, ScopeId, ScopeRequest, Seq, SourceId, SyncRequest, SyncResponse, WriterId,
+    Cursor, DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, Schema, ScopeAnswer, ScopeId, ScopeRequest, Seq, SourceId, SyncRequest, SyncResponse,
+    WriterId,
 };
 use tokio::sync::broadcast;
 use tokio_postgres::types::Type;
@@ -152,6 +153,11 @@ impl Postgres {
     pub fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, ApiError> {
         let inner = &self.inner;
         self.block(async { inner.write(async |tx| schema::enrol(tx, &request, inner.history, &inner.env()).await).await })
+    }
+    /// Takes a device's newer schema: adds what the authority lacks, never takes any away; returns the authority's afterwards.
+    pub fn push_schema(&self, _: &Caller, schema: Schema) -> Result<Schema, ApiError> {
+        let inner = &self.inner;
+        self.block(async { inner.write(async |tx| schema::push(tx, &schema, &inner.env()).await).await })
     }
     /// Commits what is pushed and reads what has changed.
     pub fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError> {

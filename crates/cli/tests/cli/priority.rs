@@ -1,0 +1,57 @@
+//! What is important goes first.
+
+use crate::proxy::{Mode, Proxy};
+use crate::support::{World, one, open};
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_high_priority_row_passes_twenty_thousand_low_priority_rows() {
+    let world = World::new();
+    let proxy = Proxy::to(world.host());
+    let a = world.device_at("a", &proxy.url(), &["--config", "syncline.toml"], |file| {
+        std::fs::write(file.with_file_name("syncline.toml"), "[table.alarm]\npriority = \"high\"\n[table.reading]\npriority = \"low\"\n").unwrap();
+        open(file).execute_batch("CREATE TABLE alarm(id TEXT PRIMARY KEY, what TEXT); CREATE TABLE reading(id TEXT PRIMARY KEY, n INTEGER, raw BLOB)").unwrap();
+    });
+    a.sync(0);
+    // Waiting: written before the row that matters, and cut off in the middle of going.
+    a.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) INSERT INTO reading SELECT 'r' || i, i, randomblob(100) FROM n");
+    proxy.set(Mode::CutUp(100_000));
+    a.sync(3);
+    a.sql("INSERT INTO alarm VALUES('a', 'fire')");
+    proxy.set(Mode::Pass);
+    a.sync(0);
+    let db = world.server_db();
+    let first = |table: &str| one(&db, &format!("SELECT min(r.version) FROM _syncline_row r JOIN _syncline_table t ON t.n = r.tbl WHERE t.name = '{table}'"));
+    let (alarm, reading): (i64, i64) = (first("alarm").parse().unwrap(), first("reading").parse().unwrap());
+    assert!(alarm <= reading, "the alarm is in bundle {alarm}, the first reading in {reading}");
+    assert_eq!(one(&db, "SELECT count(*) FROM reading"), "20000");
+}
+
+#[test]
+fn a_high_priority_row_written_while_the_others_are_on_their_way_is_in_the_next_bundle() {
+    let world = World::new();
+    let proxy = Proxy::to(world.host());
+    let a = world.device_at("a", &proxy.url(), &["--config", "syncline.toml"], |file| {
+        std::fs::write(file.with_file_name("syncline.toml"), "[table.alarm]\npriority = \"high\"\n[table.reading]\npriority = \"low\"\n").unwrap();
+        open(file).execute_batch("CREATE TABLE alarm(id TEXT PRIMARY KEY, what TEXT); CREATE TABLE reading(id TEXT PRIMARY KEY, n INTEGER, raw BLOB)").unwrap();
+    });
+    a.sync(0);
+    a.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) INSERT INTO reading SELECT 'r' || i, i, randomblob(100) FROM n");
+    proxy.count();
+    proxy.set(Mode::Late(20));
+    let mut child = a.spawn(&["sync", "app.db"]);
+    let until = Instant::now() + Duration::from_secs(60);
+    // As soon as the first of the two bundles travels.
+    while proxy.count().0 == 0 {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    a.sql("INSERT INTO alarm VALUES('a', 'fire')");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let db = world.server_db();
+    let of = |what: &str, table: &str| {
+        one(&db, &format!("SELECT {what}(r.version) FROM _syncline_row r JOIN _syncline_table t ON t.n = r.tbl WHERE t.name = '{table}'"))
+    };
+    let (alarm, last): (i64, i64) = (of("min", "alarm").parse().unwrap(), of("max", "reading").parse().unwrap());
+    assert!(alarm <= last, "the alarm is in bundle {alarm}, the last reading in {last}");
+}
