@@ -100,7 +100,7 @@ impl SyncHandle {
         from
     }
 
-    /// Returns a stream of what each sync did.
+    /// Returns a stream of what each sync did, beginning with the last one if there was one.
     pub fn reports(&self) -> Receiver<SyncReport> {
         let (to, from) = channel();
         let _ = self.to_loop.send(Message::SubscribeReports(to));
@@ -174,13 +174,14 @@ struct Loop {
     statuses: Vec<Sender<Status>>,
     reports: Vec<Sender<SyncReport>>,
     last: Option<Status>,
+    last_report: Option<SyncReport>,
 }
 
 impl Loop {
     fn new(db: Database, shared: Arc<Shared>) -> Loop {
         let machine = Machine::new(|| getrandom::u64().unwrap_or(1 << 40));
         let pulse = Pulse::new(machine, now_ms(), 0);
-        Loop { db, shared, pulse, begun: Instant::now(), statuses: vec![], reports: vec![], last: None }
+        Loop { db, shared, pulse, begun: Instant::now(), statuses: vec![], reports: vec![], last: None, last_report: None }
     }
 
     fn run(mut self, from: &Receiver<Message>) {
@@ -210,7 +211,10 @@ impl Loop {
                 None
             }
             Message::SubscribeReports(to) => {
-                self.reports.push(to);
+                // The first sync may be over before anybody could ask.
+                if self.last_report.as_ref().is_none_or(|report| to.send(report.clone()).is_ok()) {
+                    self.reports.push(to);
+                }
                 None
             }
             Message::Policy(policy) => {
@@ -253,6 +257,7 @@ impl Loop {
             _ => Event::SyncFailed { retry_after_ms: report.retry_after_s.map(|s| i64::try_from(s).unwrap_or(i64::MAX).saturating_mul(1000)) },
         };
         self.reports.retain(|to| to.send(report.clone()).is_ok());
+        self.last_report = Some(report);
         event
     }
 

@@ -52,7 +52,8 @@ fn a_row_replaced_and_then_deleted_comes_back_as_it_was_replaced() {
     w.calm();
     w.a.sql("REPLACE INTO note VALUES('n1', 'a later title', NULL)");
     w.a.sql("DELETE FROM note WHERE id = 'n1'");
-    // Not seen by the deletion: it brings the row back, with what A wrote last.
+    // Later by the clock of both. Not seen by the deletion: it brings the row back, with what A wrote last.
+    std::thread::sleep(std::time::Duration::from_millis(20));
     w.b.sql("UPDATE note SET body = 'B' WHERE id = 'n1'");
     let rows = w.must_agree();
     assert!(rows[0].contains("title=text \"a later title\"") && rows[0].contains("body=text \"B\""), "{rows:#?}");

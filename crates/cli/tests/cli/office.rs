@@ -57,6 +57,7 @@ fn a_write_at_the_server_with_its_cascades_wakes_a_device_that_watches() {
     let a = world.device("a", &[], |file| {
         open(file).execute_batch(&format!("{NOTES}; INSERT INTO note VALUES('n', 'x'); INSERT INTO line VALUES('n', 1), ('n', 2)")).unwrap();
     });
+    a.sync(0);
     let watching = a.stream(&["sync", "app.db", "--watch", "--json"]);
     assert_eq!(office(&world, "PRAGMA foreign_keys = ON; DELETE FROM note WHERE id = 'n'"), "");
     watching.until(|report| report["rows_down"] == 3);
