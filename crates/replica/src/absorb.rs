@@ -296,7 +296,14 @@ impl Tx<'_> {
                     // Writes of the old life that its deletion ended: they are in the image, and need their own stamps.
                     let old = self.old_texts(t, &fold.texts_before)?;
                     let (times, confirmed) = (t.with_groups(&fold.before), self.confirming(scope)?);
-                    for (c, ms) in &times {
+                    // Where it is as its state says, nobody wrote: a commit's own writes are in the log too, if something in the
+                    // database then deleted what it wrote.
+                    let written = !times.is_empty() && {
+                        let mut as_known = row.clone();
+                        as_known.fill(t, image.clone());
+                        as_known.compute_hash(t) != row.hash
+                    };
+                    for (c, ms) in times.iter().filter(|_| written) {
                         let stamp = Stamp { hlc: at(*ms).max(least), writer };
                         if let Some(i) = t.shown.iter().position(|s| s == c)
                             && t.policies.column(*c).misfit(&image[i]).is_none()

@@ -86,6 +86,11 @@ fn a_row_replaced_and_deleted_within_one_absorb_keeps_its_last_values() {
 }
 
 #[test]
+fn what_a_commit_wrote_and_a_cascade_deleted_is_nobodys_write() {
+    seed_that_failed(2475);
+}
+
+#[test]
 fn collected_tombstones_and_rows_dated_anew_are_what_the_ledger_says() {
     for seed in [233126374609, 233126399542, 233126406084, 233126390105, 233126403256, 233126409001, 233126409059] {
         seed_that_failed(seed);
