@@ -335,32 +335,6 @@ impl World {
             }
         });
         self.lines.extend(lines.into_inner());
-        if std::env::var("DBG").is_ok() {
-            let c = self.server.authority.as_ref().unwrap().replica.conn();
-            let mut q = c.prepare("SELECT * FROM _syncline_log").unwrap();
-            let n = q.column_count();
-            let v: Vec<String> = q
-                .query_map([], |r| Ok((0..n).map(|i| format!("{:?}", r.get_ref(i).unwrap())).collect::<Vec<_>>().join("|")))
-                .unwrap()
-                .map(|x| x.unwrap())
-                .collect();
-            for l in v {
-                eprintln!("LOG {l}");
-            }
-            for t in 1..6 {
-                if let Ok(mut q) = c.prepare(&format!("SELECT * FROM _syncline_image_{t}")) {
-                    let n = q.column_count();
-                    let v: Vec<String> = q
-                        .query_map([], |r| Ok((0..n).map(|i| format!("{:?}", r.get_ref(i).unwrap())).collect::<Vec<_>>().join("|")))
-                        .unwrap()
-                        .map(|x| x.unwrap())
-                        .collect();
-                    for l in v {
-                        eprintln!("IMG {t} {l}");
-                    }
-                }
-            }
-        }
         self.settle_fate(fate, None)
     }
 
