@@ -16,11 +16,21 @@ pub fn bar(out: Output, doing: &'static str) -> ProgressBar {
     bar
 }
 
-/// Shows `done` of `all` rows.
+/// Shows `done` of `all` rows, and about how long the rest takes.
 pub fn show(bar: &ProgressBar, doing: &'static str, done: u64, all: u64) {
-    if bar.length().is_none() {
-        let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} rows").unwrap_or_else(|_| ProgressStyle::default_bar());
-        bar.set_style(style);
+    show_as(bar, "{msg} {wide_bar} {human_pos}/{human_len} rows, {eta} left", doing, done, all);
+}
+
+/// Shows `done` of `all` bytes, and about how long the rest takes.
+pub fn show_bytes(bar: &ProgressBar, doing: &'static str, done: u64, all: u64) {
+    show_as(bar, "{msg} {wide_bar} {bytes}/{total_bytes}, {eta} left", doing, done, all);
+}
+
+fn show_as(bar: &ProgressBar, template: &str, doing: &'static str, done: u64, all: u64) {
+    // A sync goes from one to the other and back; a bar that begins anew knows no speed yet.
+    if bar.length().is_none() || bar.message() != doing {
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.reset_eta();
     }
     bar.set_length(all);
     bar.set_position(done);

@@ -53,6 +53,10 @@ fn lines(status: &Status, now: i64) -> Vec<String> {
         let estimate = progress.estimate_ms.map_or(String::new(), |ms| format!(", about {} more", when::length(ms)));
         add("reading", format!("{} of {} rows are here{estimate}", progress.rows, progress.rows + progress.rows_left));
     }
+    if let Some(upload) = &status.upload {
+        let estimate = upload.estimate_ms.map_or(String::new(), |ms| format!(", about {} more", when::length(ms)));
+        add("sending", format!("{} of {} KiB are at the server{estimate}", upload.bytes / 1024, (upload.bytes + upload.bytes_left) / 1024));
+    }
     add("last sync", status.last_synced_at.map_or("never".into(), |at| when::told(at, now)));
     if let Some(error) = &status.last_error {
         add("last error", format!("{} ({}), {}", error.message, error.code, when::told(error.at, now)));

@@ -112,6 +112,7 @@ fn in_words(report: &SyncReport) -> String {
 fn show(bar: &ProgressBar, summary: &Summary) {
     match summary.progress {
         Some((staged, to_come)) => progress::show(bar, "reading", staged, staged + to_come),
+        None if let Some((sent, all)) = summary.upload => progress::show_bytes(bar, "sending", sent, all),
         None if summary.rows_up > 0 && summary.pending > summary.parked => progress::show(bar, "sending", summary.rows_up, summary.rows_up + summary.pending),
         None => {}
     }

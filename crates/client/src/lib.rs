@@ -38,6 +38,7 @@ pub mod session;
 pub mod status;
 pub mod sync;
 pub mod ticker;
+mod upload;
 
 pub use attach::Attached;
 pub use background::SyncHandle;

@@ -5,11 +5,13 @@
 //! link would miss. Redirects are not followed: an authority does not move, and a captive portal does nothing else.
 
 mod error;
+mod parts;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 pub use error::LinkError;
+pub use parts::MissingParts;
 pub use watch::{WatchEvent, WatchStop, WatchStream};
 
 use crate::identity::Identity;
@@ -76,6 +78,7 @@ pub struct HttpLink {
     clock_offset_s: i64,
     /// Bytes of the last answer's body, also where it broke off.
     received: u64,
+    parts: parts::Parts,
 }
 
 impl HttpLink {
@@ -84,14 +87,14 @@ impl HttpLink {
     pub fn new(url: &str, identity: Identity, history: HistoryId, options: LinkOptions) -> Result<HttpLink, LinkError> {
         let base = check_url(url, &options)?;
         let agent = make_agent(&base, &options)?;
-        Ok(HttpLink { base, agent, options, identity, history, clock_offset_s: 0, received: 0 })
+        Ok(HttpLink { base, agent, options, identity, history, clock_offset_s: 0, received: 0, parts: parts::Parts::default() })
     }
 
     /// Enrols a device at the authority at `url`. Safe to repeat with the same request until an answer comes.
     pub fn enrol(url: &str, options: &LinkOptions, request: &EnrolRequest) -> Result<EnrolResponse, LinkError> {
         let base = check_url(url, options)?;
         let body = encode(request)?;
-        let post = Post { agent: &make_agent(&base, options)?, url: format!("{base}/v1/devices"), authorization: "", options, until: None };
+        let post = Post { agent: &make_agent(&base, options)?, url: format!("{base}/v1/devices"), kind: MESSAGEPACK, authorization: "", options, until: None };
         Ok(post.send(&body, &mut 0)?.0)
     }
 
@@ -102,7 +105,7 @@ impl HttpLink {
 
     /// The same, given up with `Timeout` when it is not done at `until`.
     pub fn sync_until(&mut self, request: &SyncRequest, until: Option<Instant>) -> Result<Exchange<SyncResponse>, LinkError> {
-        let body = encode(request)?;
+        let body = self.parts.encode(request)?;
         let bytes_up = body.len() as u64;
         match self.sync_once(&body, until) {
             Err(e) if self.learn(&e) => {
@@ -124,7 +127,14 @@ impl HttpLink {
 
     fn push_schema_once(&mut self, body: &[u8]) -> Result<Schema, LinkError> {
         let authorization = self.authorization();
-        let post = Post { agent: &self.agent, url: format!("{}/v1/schema", self.base), authorization: &authorization, options: &self.options, until: None };
+        let post = Post {
+            agent: &self.agent,
+            url: format!("{}/v1/schema", self.base),
+            kind: MESSAGEPACK,
+            authorization: &authorization,
+            options: &self.options,
+            until: None,
+        };
         Ok(post.send(body, &mut 0)?.0)
     }
 
@@ -143,7 +153,8 @@ impl HttpLink {
 
     fn sync_once(&mut self, body: &[u8], until: Option<Instant>) -> Result<(SyncResponse, u64), LinkError> {
         let authorization = self.authorization();
-        let post = Post { agent: &self.agent, url: format!("{}/v1/sync", self.base), authorization: &authorization, options: &self.options, until };
+        let url = format!("{}/v1/sync", self.base);
+        let post = Post { agent: &self.agent, url, kind: MESSAGEPACK, authorization: &authorization, options: &self.options, until };
         let answer = post.send(body, &mut self.received);
         if matches!(answer, Err(LinkError::Altered(_) | LinkError::Protocol(_) | LinkError::NotSyncline(_) | LinkError::Portal(_))) {
             // What else is on this connection is not to be believed either.
@@ -256,6 +267,7 @@ fn encode<T: serde::Serialize>(message: &T) -> Result<Vec<u8>, LinkError> {
 struct Post<'a> {
     agent: &'a Agent,
     url: String,
+    kind: &'static str,
     /// Empty where nobody is known yet.
     authorization: &'a str,
     options: &'a LinkOptions,
@@ -268,12 +280,12 @@ impl Post<'_> {
         let number = getrandom::u64().map_err(|e| LinkError::Offline(format!("the system has no random numbers: {e}")))?;
         let patience = 3 * self.options.stall;
         let path = self.url.rfind("/v1/").map_or("", |at| &self.url[at..]);
-        let seals = seal::request_header(number, path, MESSAGEPACK, self.authorization, body);
+        let seals = seal::request_header(number, path, self.kind, self.authorization, body);
         let post = self.agent.post(&self.url).config();
         let post = post.timeout_send_body(Some(patience + Duration::from_secs(body.len() as u64 / UP_BYTES_PER_S))).timeout_recv_response(Some(patience));
         // Zero would be no limit.
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
-        let mut post = post.timeout_global(left).build().header(header::CONTENT_TYPE, MESSAGEPACK);
+        let mut post = post.timeout_global(left).build().header(header::CONTENT_TYPE, self.kind);
         if !self.authorization.is_empty() {
             post = post.header(header::AUTHORIZATION, self.authorization);
         }

@@ -45,6 +45,8 @@ pub struct Summary {
     pub retries_exhausted: bool,
     /// Rows staged and rows still to come of a delta that is being read.
     pub progress: Option<(u64, u64)>,
+    /// Bytes that the authority has of a push that goes up in parts, and bytes of all of it.
+    pub upload: Option<(u64, u64)>,
     /// What changed in tables: (table, key).
     pub changed: Vec<(i64, syncline_core::Key)>,
     /// Things that the owner should know of, in words.
@@ -92,6 +94,11 @@ impl Session {
     /// Asks for smaller or larger pages from now on.
     pub fn set_page_bytes(&mut self, bytes: usize) {
         self.limits.page_bytes = bytes;
+    }
+
+    /// Notes how far a push in parts is.
+    pub fn note_upload(&mut self, progress: Option<(u64, u64)>) {
+        self.summary.upload = progress;
     }
 
     /// Absorbs what was captured, freezes a bundle and returns the request to send.

@@ -62,6 +62,17 @@ pub struct Progress {
     pub estimate_ms: Option<i64>,
 }
 
+/// How far a push that goes up in parts is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadProgress {
+    /// Bytes of it that the server has, before compression.
+    pub bytes: u64,
+    /// Bytes still to go.
+    pub bytes_left: u64,
+    /// How long they take at the speed of this sync; `None` where none runs.
+    pub estimate_ms: Option<i64>,
+}
+
 /// Where a database stands. Times are in ms since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -83,6 +94,8 @@ pub struct Status {
     pub next_retry_at: Option<i64>,
     /// How far a delta that comes in pages is, also when the sync that read it was cut.
     pub progress: Option<Progress>,
+    /// How far a large push is, also when the sync that sent it was cut.
+    pub upload: Option<UploadProgress>,
     /// Whether a migration of the app's is under way; nothing syncs until it ends.
     pub migrating: bool,
     /// Why the last sync failed; `None` after a success.
@@ -127,6 +140,7 @@ fn read_status(conn: &Connection, syncing: bool, now_ms: i64) -> Result<Status, 
         last_synced_at: meta(conn, "last_synced_at")?,
         next_retry_at: meta(conn, "next_retry_at")?,
         progress: progress(conn, syncing)?,
+        upload: upload(conn, syncing)?,
         migrating: meta::<i64>(conn, "migrating")?.is_some(),
         last_error: meta::<String>(conn, "last_error")?.and_then(|text| serde_json::from_str(&text).ok()),
         account: meta(conn, "account")?,
@@ -153,6 +167,14 @@ fn progress(conn: &Connection, syncing: bool) -> Result<Option<Progress>, Error>
     let per_s: Option<f64> = meta(conn, "rows_per_s")?;
     let estimate_ms = per_s.filter(|n| syncing && *n > 0.0).map(|n| (rows_left as f64 / n * 1000.0) as i64);
     Ok(Some(Progress { rows, rows_left, estimate_ms }))
+}
+
+fn upload(conn: &Connection, syncing: bool) -> Result<Option<UploadProgress>, Error> {
+    let told: Option<String> = meta(conn, "upload")?;
+    let Some(told) = told.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok()) else { return Ok(None) };
+    let (bytes, bytes_left) = (told["bytes"].as_u64().unwrap_or(0), told["bytes_left"].as_u64().unwrap_or(0));
+    let per_s = told["bytes_per_s"].as_f64().filter(|n| syncing && *n > 0.0);
+    Ok(Some(UploadProgress { bytes, bytes_left, estimate_ms: per_s.map(|n| (bytes_left as f64 / n * 1000.0) as i64) }))
 }
 
 /// One word for all of it; what needs somebody comes first.

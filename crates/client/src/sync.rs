@@ -12,6 +12,7 @@ use crate::link::{Exchange, HttpLink, LinkError};
 use crate::lock as file_lock;
 use crate::session::{Session, Step, Summary};
 use crate::status::LastError;
+use crate::upload::Upload;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::TryLockError;
@@ -93,9 +94,9 @@ impl SyncReport {
 
 /// Bytes that travelled.
 #[derive(Default)]
-struct Traffic {
-    up: u64,
-    down: u64,
+pub(crate) struct Traffic {
+    pub up: u64,
+    pub down: u64,
 }
 
 /// When a sync has to end, done or not.
@@ -231,6 +232,7 @@ impl Inner {
         let (begun, mut staged_before) = (Instant::now(), None);
         // Answers since the link failed last.
         let mut brought = 0;
+        let mut upload = Upload::default();
         loop {
             if over.is_over() {
                 return Ok(Ended::Interrupted);
@@ -242,6 +244,7 @@ impl Inner {
                 // Before it is sent: a backup of the file that is put back later must be below the anchor.
                 anchor::note(identity, &self.path, scope.source, Some(push))?;
             }
+            link.set_parts_from(if upload.is_vain() { 0 } else { session.page_bytes() / 4 });
             let answered = match fetched.take() {
                 Some((ahead, answered)) if asks_the_same(&ahead, &request) => {
                     request = ahead;
@@ -300,6 +303,27 @@ impl Inner {
             let step = taken?;
             self.note_speed(session.summary(), begun, &mut staged_before)?;
             progress(session.summary());
+            match link.missing_parts(&answer) {
+                Some(missing) => {
+                    let is_alone = answer.scopes.iter().all(|scope| scope.delta.as_ref().is_none_or(|delta| delta.next.is_none()));
+                    upload.begin(missing)?;
+                    loop {
+                        session.note_upload(upload.progress());
+                        self.note(&[("upload", &upload.told())])?;
+                        progress(session.summary());
+                        // A delta that comes in pages goes on after each batch.
+                        if over.is_over() || !upload.goes_on(link, traffic, until) || !is_alone {
+                            break;
+                        }
+                    }
+                }
+                None if upload.is_under_way() => {
+                    upload.end();
+                    session.note_upload(None);
+                    self.note(&[("upload", &rusqlite::types::Null)])?;
+                }
+                None => {}
+            }
             if step == Step::Done {
                 return Ok(Ended::Done);
             }

@@ -3,6 +3,7 @@
 use crate::error::DecodeError;
 use crate::protocol::Limits;
 use serde::{Serialize, de::DeserializeOwned};
+use std::borrow::Cow;
 
 const RAW: u8 = 0;
 const ZSTD: u8 = 1;
@@ -13,14 +14,21 @@ const COMPRESS_FROM: usize = 200;
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, DecodeError> {
     let mut body = vec![RAW];
     rmp_serde::encode::write(&mut body, message).map_err(|e| DecodeError::Shape(e.to_string()))?;
-    if body.len() > COMPRESS_FROM {
-        let mut packed = zstd::bulk::compress(&body[1..], 1).map_err(|e| DecodeError::Shape(e.to_string()))?;
-        if packed.len() + 1 < body.len() {
-            packed.insert(0, ZSTD);
-            return Ok(packed);
-        }
+    Ok(compressed(&body[1..])?.unwrap_or(body))
+}
+
+/// Frames bytes that are no message of their own.
+pub fn pack(bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    Ok(compressed(bytes)?.unwrap_or_else(|| [&[RAW], bytes].concat()))
+}
+
+fn compressed(bytes: &[u8]) -> Result<Option<Vec<u8>>, DecodeError> {
+    if bytes.len() + 1 <= COMPRESS_FROM {
+        return Ok(None);
     }
-    Ok(body)
+    let mut packed = zstd::bulk::compress(bytes, 1).map_err(|e| DecodeError::Shape(e.to_string()))?;
+    packed.insert(0, ZSTD);
+    Ok((packed.len() <= bytes.len()).then_some(packed))
 }
 
 /// Decodes a message; never allocates more than the limits allow.
@@ -31,18 +39,24 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limits: &Limits) -> Result<T, D
 /// Decodes a message of somebody who is not trusted with memory: of at most so many values, counted before any is made.
 /// A nil takes one byte on the wire and thirty in a list.
 pub fn decode_bounded<T: DeserializeOwned>(bytes: &[u8], limits: &Limits, values: usize) -> Result<T, DecodeError> {
+    decode_raw(&unpack(bytes, limits)?, values)
+}
+
+/// Returns the bytes in a frame.
+pub fn unpack<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Cow<'a, [u8]>, DecodeError> {
     if bytes.len() > limits.wire_bytes {
         return Err(DecodeError::TooLarge("message on the wire"));
     }
     let (kind, body) = bytes.split_first().ok_or(DecodeError::Truncated)?;
     match *kind {
-        RAW => decode_raw(body, values),
-        ZSTD => decode_raw(&inflate(body, limits)?, values),
+        RAW => Ok(body.into()),
+        ZSTD => Ok(inflate(body, limits)?.into()),
         other => Err(DecodeError::Version(u64::from(other))),
     }
 }
 
-fn decode_raw<T: DeserializeOwned>(body: &[u8], values: usize) -> Result<T, DecodeError> {
+/// Decodes a message without its frame.
+pub(crate) fn decode_raw<T: DeserializeOwned>(body: &[u8], values: usize) -> Result<T, DecodeError> {
     if has_more_values(body, values) {
         return Err(DecodeError::TooLarge("number of values"));
     }

@@ -99,6 +99,8 @@ id16!(/// H of the chain before, the bundle's name, nonce and rows: two authorit
     Chain);
 id16!(/// The hash of a schema, by which two ends know whether they mean the same tables and columns.
     Fingerprint);
+id16!(/// The hash of a part of a large push.
+    PartName);
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {

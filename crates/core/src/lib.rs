@@ -13,6 +13,7 @@ pub mod frame;
 pub mod ids;
 pub mod key;
 pub mod order;
+pub mod parts;
 pub mod planted;
 pub mod policy;
 pub mod protocol;

@@ -1,7 +1,7 @@
 //! What devices and authorities say to each other (docs/protocol.md). Types only.
 
 use crate::delta::{Cursor, Delta, Position, Rows};
-use crate::ids::{BundleId, Chain, DeviceId, Fingerprint, HistoryId, Hlc, Nonce, ScopeId, Seq, SourceId, WriterId};
+use crate::ids::{BundleId, Chain, DeviceId, Fingerprint, HistoryId, Hlc, Nonce, PartName, ScopeId, Seq, SourceId, WriterId};
 use crate::key::Key;
 use crate::schema::Schema;
 use crate::value::Value;
@@ -78,6 +78,9 @@ pub struct Push {
     /// Values that lost here and that the authority may not have heard of.
     #[serde(default)]
     pub journal: Vec<JournalEntry>,
+    /// The parts that rows and journal went up in, if they are not here: see `parts`.
+    #[serde(default)]
+    pub parts: Vec<PartName>,
 }
 
 /// A value that a merge dropped although its writer had not seen what won. It is named by table, key, column and stamp.
@@ -170,6 +173,8 @@ pub enum Outcome {
     SourceReused,
     /// A later attempt has been seen.
     StaleAttempt,
+    /// The authority has not got these of the parts that the push names. Index into them. Nothing was looked at.
+    PartsMissing(Vec<u32>),
 }
 
 /// A refused row: a structured conflict.

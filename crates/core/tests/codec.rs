@@ -55,7 +55,7 @@ fn push(state: &RowState) -> SyncRequest {
     let values = state.cells.iter().flatten().map(|c| c.value.clone()).collect();
     let row = DeltaRow { table: 0, key: Key::encode(&[Value::text("n1")]), seq: Seq(7), created: Seq(0), state: encode(state, &all), values };
     let rows = Rows { tables: vec![TableRef { name: "note".into(), columns }], writers: (0..4).map(writer).collect(), rows: vec![row] };
-    let push = Push { id: BundleId(1), nonce: Nonce(2), attempt: 3, rows, journal: vec![] };
+    let push = Push { id: BundleId(1), nonce: Nonce(2), attempt: 3, rows, journal: vec![], parts: vec![] };
     let scope = ScopeRequest {
         scope: ScopeId("anna".into()),
         source: SourceId([5; 16]),
@@ -239,7 +239,7 @@ fn the_formats_do_not_drift() {
         ("text", key(Value::text("n1")), "30026e31"),
         ("uuid", key(Value::text("123e4567-e89b-12d3-a456-426614174000")), "31123e4567e89b12d3a456426614174000"),
         ("blob", key(Value::Blob(vec![0, 255])), "400200ff"),
-        ("push", hash(&rmp_serde::to_vec(&push(&complex())).unwrap()), "281 bytes b78d28fa7e05a449"),
+        ("push", hash(&rmp_serde::to_vec(&push(&complex())).unwrap()), "282 bytes faa7500c277a21de"),
         ("answer", hash(&rmp_serde::to_vec(&answer(&complex())).unwrap()), "322 bytes ff5ffc1488b7d3ae"),
         ("raw frame", hex(&frame::encode(&vec![1u8]).unwrap()), "009101"),
         ("frame header", hex(&frame::encode(&vec![7u8; 400]).unwrap()[..5]), "0128b52ffd"),

@@ -249,7 +249,7 @@ impl Tx<'_> {
                 out.notices.push("this database was put back from a backup, or copied; it goes on as a fresh source, nothing is lost".into());
                 out.again = true;
             }
-            Some(Outcome::StaleAttempt) => out.again = true,
+            Some(Outcome::StaleAttempt | Outcome::PartsMissing(_)) => out.again = true,
             None => {}
         }
         let before = self.last_bundle(scope)?;

@@ -126,7 +126,7 @@ impl Tx<'_> {
             })
             .doing("noting an attempt")?;
         let journal = self.journal_to_send(scope, Seq(0), Seq(0))?;
-        Ok(Some(Frozen { push: Push { id, nonce, attempt, rows: rows.finish(), journal }, source, more }))
+        Ok(Some(Frozen { push: Push { id, nonce, attempt, rows: rows.finish(), journal, parts: vec![] }, source, more }))
     }
 
     /// Adds a row to the bundle, and before it the pending parents that the authority has not got yet. Returns its size.

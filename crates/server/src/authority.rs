@@ -176,6 +176,9 @@ pub fn check_request(request: &SyncRequest) -> Result<(), ApiError> {
     if request.scopes.len() > 10_000 {
         return Err(ApiError::TooLarge("a request may ask about 10,000 scopes".into()));
     }
+    if request.scopes.iter().any(|s| s.push.as_ref().is_some_and(|p| !p.parts.is_empty())) {
+        return Err(ApiError::BadRequest("a push in parts is put together before it comes here".into()));
+    }
     let mut seen = std::collections::HashSet::new();
     if request.scopes.iter().any(|s| !seen.insert(&s.scope)) {
         return Err(ApiError::BadRequest("a scope is asked about twice".into()));

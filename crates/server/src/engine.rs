@@ -93,7 +93,7 @@ fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];
     // Without the system's randomness no id is safe; SQLite's own generator, seeded at start, is what is left.
     if getrandom::fill(&mut bytes).is_err() {
@@ -143,6 +143,11 @@ impl Engine {
     /// Returns what a peer may send.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Returns the directory for parts of large pushes.
+    pub fn parts_dir(&self) -> PathBuf {
+        self.path.with_file_name("parts")
     }
 
     /// Returns whose bearer it is.

@@ -6,6 +6,7 @@
 
 mod listen;
 mod metrics;
+mod parts;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -25,7 +26,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use std::sync::Arc;
-use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, Limits, Outcome, Schema, ScopeId, SyncRequest, SyncResponse, VERSION};
+use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, Limits, Outcome, PartName, Schema, ScopeId, SyncRequest, SyncResponse, VERSION};
 use tokio::net::TcpListener;
 use wire::Format;
 
@@ -38,6 +39,8 @@ const CHANGES_MAX: usize = 10_000;
 pub trait Authority: Send + Sync + 'static {
     /// See `Engine::limits`.
     fn limits(&self) -> Limits;
+    /// Where parts of large pushes are kept; `None` for a directory of this process's own.
+    fn parts_dir(&self) -> Option<std::path::PathBuf>;
     /// See `Engine::authenticate`.
     fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError>;
     /// See `Engine::enrol`.
@@ -59,6 +62,9 @@ pub trait Authority: Send + Sync + 'static {
 impl Authority for Engine {
     fn limits(&self) -> Limits {
         Engine::limits(self)
+    }
+    fn parts_dir(&self) -> Option<std::path::PathBuf> {
+        Some(Engine::parts_dir(self))
     }
     fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError> {
         Engine::authenticate(self, bearer)
@@ -100,7 +106,8 @@ pub async fn serve_authority(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let (drain, draining) = tokio::sync::watch::channel(false);
-    let app = Arc::new(App { limits: authority.limits(), authority, metrics: Default::default(), streams: Default::default(), draining });
+    let spool = parts::Spool::open(authority.parts_dir());
+    let app = Arc::new(App { limits: authority.limits(), authority, spool, metrics: Default::default(), streams: Default::default(), draining });
     listen::run(router(app), listener, tls, drain, shutdown).await
 }
 
@@ -108,6 +115,7 @@ pub async fn serve_authority(
 struct App {
     authority: Arc<dyn Authority>,
     limits: Limits,
+    spool: parts::Spool,
     metrics: metrics::Metrics,
     streams: watch::Streams,
     draining: tokio::sync::watch::Receiver<bool>,
@@ -125,6 +133,7 @@ async fn ask<T: Send + 'static>(app: &Arc<App>, call: impl FnOnce(&App) -> Resul
 fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/sync", post(sync))
+        .route("/v1/parts", post(take_parts))
         .route("/v1/schema", post(push_schema))
         .route("/v1/devices", post(enrol).get(devices))
         .route("/v1/devices/{id}", delete(revoke))
@@ -175,14 +184,50 @@ async fn sync(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Re
         drop(bytes);
         check_version(request.version)?;
         wire::check_idempotency_key(key.as_deref(), &request)?;
+        let (request, gathered) = gather(app, &caller, request)?;
         let rows_up: usize = request.scopes.iter().filter_map(|scope| scope.push.as_ref()).map(|push| push.rows.rows.len()).sum();
-        let response = app.authority.sync(&caller, request)?;
+        let mut response = app.authority.sync(&caller, request)?;
+        for (answer, (named, missing)) in response.scopes.iter_mut().zip(gathered) {
+            match &answer.outcome {
+                None if !missing.is_empty() && answer.history_changed.is_none() => answer.outcome = Some(Outcome::PartsMissing(missing)),
+                Some(Outcome::Committed(_)) => app.spool.forget(caller.device_id, &named),
+                _ => {}
+            }
+        }
         let commits = response.scopes.iter().filter(|scope| matches!(scope.outcome, Some(Outcome::Committed(_)))).count();
         let rows_down: usize = response.scopes.iter().filter_map(|scope| scope.delta.as_ref()).map(|delta| delta.rows.rows.len()).sum();
         app.metrics.synced(commits, rows_up, rows_down);
         answer_format.encode(&response)
     });
     Ok(answer_format.respond(answer.await?))
+}
+
+/// Puts pushes that come in parts together. One of which parts are missing is left out: what else was asked for does not wait for
+/// it. Returns, scope by scope, the parts named and those missing.
+fn gather(app: &App, caller: &Caller, mut request: SyncRequest) -> Result<(SyncRequest, Vec<(Vec<PartName>, Vec<u32>)>), ApiError> {
+    let mut gathered = Vec::with_capacity(request.scopes.len());
+    for scope in &mut request.scopes {
+        let named = scope.push.as_ref().map_or(vec![], |push| push.parts.clone());
+        let missing = match &mut scope.push {
+            Some(push) if !named.is_empty() => app.spool.put_into(caller.device_id, push, &app.limits)?,
+            _ => vec![],
+        };
+        if !missing.is_empty() {
+            scope.push = None;
+        }
+        gathered.push((named, missing));
+    }
+    Ok((request, gathered))
+}
+
+async fn take_parts(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let caller = match caller(&app, &headers).await {
+        Ok(caller) => caller,
+        Err(e) => return Err(if wire::discard(&headers, body, &app.limits).await { wire::damaged() } else { e }),
+    };
+    let stored = parts::receive(&app, &caller, &headers, body).await?;
+    let format = Format::of_answer(&headers, Format::MessagePack);
+    Ok(format.respond(format.encode(&stored)?))
 }
 
 async fn enrol(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {

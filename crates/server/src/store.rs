@@ -22,6 +22,12 @@ impl Authority for Store {
             Store::Postgres(postgres) => postgres.limits(),
         }
     }
+    fn parts_dir(&self) -> Option<std::path::PathBuf> {
+        match self {
+            Store::Sqlite(engine) => Some(engine.parts_dir()),
+            Store::Postgres(_) => None,
+        }
+    }
     fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError> {
         match self {
             Store::Sqlite(engine) => engine.authenticate(bearer),

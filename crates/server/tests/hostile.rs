@@ -200,7 +200,7 @@ impl Device {
     /// The next bundle.
     fn pushing(&self, rows: Rows) -> SyncRequest {
         let mut request = self.asking();
-        request.scopes[0].push = Some(Push { id: BundleId(self.sent + 1), nonce: Nonce(self.sent + 100), attempt: 0, rows, journal: vec![] });
+        request.scopes[0].push = Some(Push { id: BundleId(self.sent + 1), nonce: Nonce(self.sent + 100), attempt: 0, rows, journal: vec![], parts: vec![] });
         request
     }
 }

@@ -139,7 +139,10 @@ impl Bench {
         };
         self.proxy.set(Mode::Pass);
         match ended {
-            None => tally.stalled += 1,
+            None => {
+                eprintln!("{fault}, {phase}: stalled under it, run {id}");
+                tally.stalled += 1;
+            }
             Some(0) => tally.through += 1,
             Some(3) => {}
             Some(code) => {
@@ -150,6 +153,7 @@ impl Bench {
         let healed = ended_with(&self.far, &["sync", "app.db"]);
         let equal = || rows(&open(&self.far.file())) == rows(&self.world.server_db());
         if healed.is_none() {
+            eprintln!("{fault}, {phase}: stalled after it, run {id}");
             tally.stalled += 1;
         } else if healed != Some(0) || !equal() {
             // The near device may have written what this one's rows refer to; once more, as any person would.
@@ -218,7 +222,10 @@ fn ended_with(device: &Device, args: &[&str]) -> Option<i32> {
 /// Plays the cells, each so often as `repeats` says of its phase; prints a table and expects no stall, nothing fatal, no divergence.
 fn play(repeats: impl Fn(&str) -> u32 + Sync, benches: usize) {
     let seed = std::env::var("SYNCLINE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20_261_122u64);
+    // A part of the matrix, by a word of its faults or phases, to look at it closely.
+    let only = std::env::var("SYNCLINE_ONLY").unwrap_or_default();
     let cells: Vec<(&str, &str)> = PHASES.iter().flat_map(|phase| FAULTS.iter().map(move |fault| (*fault, *phase))).collect();
+    let cells: Vec<(&str, &str)> = cells.into_iter().filter(|(fault, phase)| fault.contains(&only) || phase.contains(&only)).collect();
     let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     std::thread::scope(|threads| {
         for _ in 0..benches {

@@ -21,6 +21,7 @@ mod proxy;
 mod support;
 mod sync;
 mod tls;
+mod uploads;
 mod usage;
 
 /// Where the authority of every test keeps its rows.

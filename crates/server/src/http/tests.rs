@@ -24,6 +24,9 @@ impl Authority for Double {
     fn limits(&self) -> Limits {
         Limits { wire_bytes: 100_000, body_bytes: 400_000, ..Default::default() }
     }
+    fn parts_dir(&self) -> Option<std::path::PathBuf> {
+        None
+    }
     fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError> {
         match bearer {
             "anna" | "bertram" => Ok(Caller { device_id: device(bearer), account: bearer.into() }),
@@ -424,4 +427,159 @@ fn headers_of_a_sync_are_few() {
     let answer = server.sync(MSGPACK, &frame::encode(&push()).unwrap());
     println!("answer: {} bytes of head, {} of body\n{}", answer.head.len(), answer.body.len(), answer.head);
     assert!(answer.head.len() < 160);
+}
+
+mod part {
+    use super::*;
+    use syncline_core::{DeltaRow, Key, Limits, PartName, Rows, TableRef, Value, parts};
+
+    const PARTS: &str = "application/vnd.syncline.parts";
+
+    fn rows(bytes: usize) -> Rows {
+        let mut seed = 7u64;
+        let mut noise = |_| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as u8
+        };
+        let value = Value::Blob((0..bytes).map(&mut noise).collect());
+        Rows {
+            tables: vec![TableRef { name: "photo".into(), columns: vec!["bytes".into()] }],
+            rows: vec![DeltaRow { key: Key(vec![1]), values: vec![value], ..Default::default() }],
+            ..Default::default()
+        }
+    }
+
+    /// A push whose rows are in parts, and those.
+    fn in_parts(rows: Rows) -> (SyncRequest, Vec<(PartName, Vec<u8>)>) {
+        let mut request = push();
+        let push = request.scopes[0].push.as_mut().unwrap();
+        push.rows = rows;
+        let parts = parts::take_out(push).unwrap();
+        (request, parts)
+    }
+
+    fn wrapped(parts: &[(PartName, Vec<u8>)]) -> Vec<u8> {
+        parts.iter().flat_map(|(name, part)| parts::wrap(*name, part).unwrap()).collect()
+    }
+
+    impl Server {
+        fn parts(&self, who: &str, body: &[u8]) -> Answer {
+            self.send("POST", "/v1/parts", &[("authorization", &format!("Bearer {who}")), ("content-type", PARTS)], body)
+        }
+        fn outcome(&self, request: &SyncRequest) -> Option<Outcome> {
+            let answer = self.sync(MSGPACK, &frame::encode(request).unwrap());
+            assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+            frame::decode::<SyncResponse>(&answer.body, &Limits::default()).unwrap().scopes.remove(0).outcome
+        }
+    }
+
+    #[test]
+    fn a_push_in_parts_commits_when_all_are_there_and_says_which_are_not() {
+        let server = Server::start();
+        let (request, parts) = in_parts(rows(220_000));
+        assert!(parts.len() > 3 && parts.iter().all(|p| p.1.len() < 90_000), "{}", parts.len());
+        let all: Vec<u32> = (0..parts.len() as u32).collect();
+        assert_eq!(server.outcome(&request), Some(Outcome::PartsMissing(all.clone())));
+        assert_eq!(server.parts("anna", &wrapped(&parts[..1])).status, 200);
+        let Some(Outcome::PartsMissing(missing)) = server.outcome(&request) else { panic!("all there") };
+        assert!(missing.len() < all.len() && !missing.contains(&0), "{missing:?}");
+        // Another device's parts are nobody else's.
+        parts.iter().for_each(|part| assert_eq!(server.parts("bertram", &wrapped(std::slice::from_ref(part))).status, 200));
+        assert_eq!(server.outcome(&request), Some(Outcome::PartsMissing(missing)));
+        parts.iter().for_each(|part| assert_eq!(server.parts("anna", &wrapped(std::slice::from_ref(part))).status, 200));
+        assert!(matches!(server.outcome(&request), Some(Outcome::Committed(acked)) if acked.id == BundleId(3)));
+        // What is through is not kept.
+        assert_eq!(server.outcome(&request), Some(Outcome::PartsMissing(all)));
+        server.stop();
+    }
+
+    #[test]
+    fn parts_that_come_before_a_connection_breaks_are_kept() {
+        let server = Server::start();
+        let (request, parts) = in_parts(rows(80_000));
+        let body = wrapped(&parts);
+        let mut stream = server.connect();
+        let head =
+            format!("POST /v1/parts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer anna\r\ncontent-type: {PARTS}\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(&[head.as_bytes(), &body[..body.len() - 10]].concat()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut rest = String::new();
+        let _ = std::io::Read::read_to_string(&mut stream, &mut rest);
+        assert_eq!(server.outcome(&request), Some(Outcome::PartsMissing(vec![parts.len() as u32 - 1])));
+        server.stop();
+    }
+
+    #[test]
+    fn hostile_parts_are_refused_by_code() {
+        let server = Server::start();
+        let (mut request, parts) = in_parts(rows(50_000));
+        server.parts("mallory", &wrapped(&parts)).refused(401, "unauthorized");
+        server.parts("anna", &[0xff; 40]).refused(413, "too_large");
+        server.parts("anna", &wrapped(&[(PartName([1; 16]), parts[0].1.clone())])).refused(400, "bad_request");
+        server.parts("anna", &wrapped(&parts)[..100]).refused(400, "bad_request");
+        let bomb = vec![0u8; 10 << 20];
+        let packed = frame::pack(&bomb).unwrap();
+        let bomb = [&(packed.len() as u32).to_be_bytes()[..], &parts::name(&bomb).0, &packed].concat();
+        server.parts("anna", &bomb).refused(413, "too_large");
+        assert!(matches!(server.outcome(&request), Some(Outcome::PartsMissing(_))));
+
+        // Rows and parts at once; parts that make up no rows; more names than an upload may have.
+        request.scopes[0].push.as_mut().unwrap().rows = rows(10);
+        server.sync(MSGPACK, &frame::encode(&request).unwrap()).refused(400, "bad_request");
+        let noise = vec![(parts::name(b"no rows at all"), b"no rows at all".to_vec())];
+        assert_eq!(server.parts("anna", &wrapped(&noise)).status, 200);
+        let naming = |names: Vec<PartName>| {
+            let mut request = super::push();
+            request.scopes[0].push.as_mut().unwrap().parts = names;
+            server.sync(MSGPACK, &frame::encode(&request).unwrap())
+        };
+        naming(vec![noise[0].0]).refused(400, "bad_request");
+        naming(vec![PartName([2; 16]); parts::PARTS_MAX + 1]).refused(413, "too_large");
+        // One part named again and again is as large as its repetitions.
+        let part = vec![7u8; 100_000];
+        assert_eq!(server.parts("anna", &wrapped(&[(parts::name(&part), part.clone())])).status, 200);
+        naming(vec![parts::name(&part); 100]).refused(413, "too_large");
+        assert!(matches!(server.outcome(&super::push()), Some(Outcome::Committed(_))));
+        server.stop();
+    }
+
+    #[test]
+    fn what_a_device_may_keep_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = parts_spool(dir.path());
+        let device = DeviceId([1; 16]);
+        let part = |i: u32| rows_of_noise(100_000, i);
+        let names: Vec<PartName> = (0..400)
+            .map(|i| {
+                let bytes = part(i);
+                let name = parts::name(&bytes);
+                spool.keep(device, name, &frame::pack(&bytes).unwrap()).unwrap();
+                name
+            })
+            .collect();
+        let size: u64 = std::fs::read_dir(dir.path().join(device.to_string())).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
+        assert!((30 << 20..=32 << 20).contains(&size), "{size}");
+        let mut push = Push { parts: vec![names[399]], ..Default::default() };
+        assert!(spool.put_into(device, &mut push, &Limits::default()).is_err(), "noise is no rows, but it is there");
+        let mut push = Push { parts: vec![names[0]], ..Default::default() };
+        assert_eq!(spool.put_into(device, &mut push, &Limits::default()), Ok(vec![0]), "the oldest went");
+        // Another process finds what this one left, and no more than the bound.
+        let again = parts_spool(dir.path());
+        let mut push = Push { parts: vec![names[0], names[399]], ..Default::default() };
+        assert_eq!(again.put_into(device, &mut push, &Limits::default()), Ok(vec![0]));
+    }
+
+    fn parts_spool(dir: &std::path::Path) -> crate::http::parts::Spool {
+        crate::http::parts::Spool::open(Some(dir.to_owned()))
+    }
+
+    fn rows_of_noise(bytes: usize, seed: u32) -> Vec<u8> {
+        let mut seed = u64::from(seed) + 1;
+        (0..bytes)
+            .map(|_| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (seed >> 33) as u8
+            })
+            .collect()
+    }
 }

@@ -103,18 +103,22 @@ fn seals(headers: &HeaderMap) -> Option<(u64, &str, &str)> {
 }
 
 /// The seal of a request's body, if it bears one.
-struct RequestSeal(Option<(Seal, String)>);
+pub(super) struct RequestSeal(Option<(Seal, String)>);
 
 impl RequestSeal {
-    fn of(headers: &HeaderMap) -> RequestSeal {
+    pub fn of(headers: &HeaderMap) -> RequestSeal {
         RequestSeal(seals(headers).map(|(number, _, body)| (Seal::request(number), body.to_owned())))
     }
-    fn update(&mut self, bytes: &[u8]) {
+    pub fn update(&mut self, bytes: &[u8]) {
         if let Some((made, _)) = &mut self.0 {
             made.update(bytes);
         }
     }
-    fn is_broken(&self) -> bool {
+    /// Reads the rest and throws it away; says whether the seal is broken.
+    pub async fn is_broken_after(self, rest: axum::body::BodyDataStream, limits: &Limits) -> bool {
+        discard_rest(self, rest, limits).await
+    }
+    pub fn is_broken(&self) -> bool {
         self.0.as_ref().is_some_and(|(made, given)| made.finish() != *given)
     }
 }
@@ -153,7 +157,7 @@ pub(super) async fn seal_answer(request: Request, next: Next) -> Response {
     Response::from_parts(head, Body::from(bytes))
 }
 
-async fn next_chunk(chunks: &mut axum::body::BodyDataStream) -> Result<Option<Bytes>, ApiError> {
+pub(super) async fn next_chunk(chunks: &mut axum::body::BodyDataStream) -> Result<Option<Bytes>, ApiError> {
     match tokio::time::timeout(STALL, chunks.next()).await {
         Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
         Ok(None) => Ok(None),
@@ -166,8 +170,10 @@ async fn next_chunk(chunks: &mut axum::body::BodyDataStream) -> Result<Option<By
 /// Reads the rest of a refused body and throws it away, within bounds: closing a connection on which bytes are still coming
 /// resets it, and the device would see a broken connection instead of the reason. Says whether the request's seal is broken.
 pub(super) async fn discard(headers: &HeaderMap, body: Body, limits: &Limits) -> bool {
-    let mut seal = RequestSeal::of(headers);
-    let mut chunks = body.into_data_stream();
+    discard_rest(RequestSeal::of(headers), body.into_data_stream(), limits).await
+}
+
+async fn discard_rest(mut seal: RequestSeal, mut chunks: axum::body::BodyDataStream, limits: &Limits) -> bool {
     let mut left = limits.wire_bytes.saturating_mul(2);
     let all = async {
         while let Some(Ok(chunk)) = chunks.next().await {

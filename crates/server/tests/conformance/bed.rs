@@ -246,7 +246,8 @@ impl Device {
         }
         let mut request = self.asking();
         let nonce = Nonce(self.attempt * 1_000 + u64::from(self.source.0[0]));
-        request.scopes[0].push = Some(Push { id: BundleId(self.sent + 1), nonce, attempt: self.attempt, rows: builder.finish(), journal: vec![] });
+        request.scopes[0].push =
+            Some(Push { id: BundleId(self.sent + 1), nonce, attempt: self.attempt, rows: builder.finish(), journal: vec![], parts: vec![] });
         request
     }
     /// Sends a bundle and takes the answer in.
