@@ -23,7 +23,7 @@ pub fn pack(bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
 }
 
 fn compressed(bytes: &[u8]) -> Result<Option<Vec<u8>>, DecodeError> {
-    if bytes.len() + 1 <= COMPRESS_FROM {
+    if bytes.len() < COMPRESS_FROM {
         return Ok(None);
     }
     let mut packed = zstd::bulk::compress(bytes, 1).map_err(|e| DecodeError::Shape(e.to_string()))?;

@@ -180,14 +180,14 @@ async fn sync(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Re
     let key = headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned());
     let answer = ask(&app, move |app| {
         // About as many as fit on the wire without compression; a bundle of NULLs has no more.
-        let request: SyncRequest = format.decode(&bytes, &app.limits, app.limits.wire_bytes / 4 * 5)?;
+        let mut request: SyncRequest = format.decode(&bytes, &app.limits, app.limits.wire_bytes / 4 * 5)?;
         drop(bytes);
         check_version(request.version)?;
         wire::check_idempotency_key(key.as_deref(), &request)?;
-        let (request, gathered) = gather(app, &caller, request)?;
+        let gathered = gather(app, &caller, &mut request)?;
         let rows_up: usize = request.scopes.iter().filter_map(|scope| scope.push.as_ref()).map(|push| push.rows.rows.len()).sum();
         let mut response = app.authority.sync(&caller, request)?;
-        for (answer, (named, missing)) in response.scopes.iter_mut().zip(gathered) {
+        for (answer, Gathered { named, missing }) in response.scopes.iter_mut().zip(gathered) {
             match &answer.outcome {
                 None if !missing.is_empty() && answer.history_changed.is_none() => answer.outcome = Some(Outcome::PartsMissing(missing)),
                 Some(Outcome::Committed(_)) => app.spool.forget(caller.device_id, &named),
@@ -202,9 +202,16 @@ async fn sync(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Re
     Ok(answer_format.respond(answer.await?))
 }
 
+/// The parts that a push named.
+struct Gathered {
+    named: Vec<PartName>,
+    /// Their places, of those that are not here.
+    missing: Vec<u32>,
+}
+
 /// Puts pushes that come in parts together. One of which parts are missing is left out: what else was asked for does not wait for
-/// it. Returns, scope by scope, the parts named and those missing.
-fn gather(app: &App, caller: &Caller, mut request: SyncRequest) -> Result<(SyncRequest, Vec<(Vec<PartName>, Vec<u32>)>), ApiError> {
+/// it. Returns what was found, scope by scope.
+fn gather(app: &App, caller: &Caller, request: &mut SyncRequest) -> Result<Vec<Gathered>, ApiError> {
     let mut gathered = Vec::with_capacity(request.scopes.len());
     for scope in &mut request.scopes {
         let named = scope.push.as_ref().map_or(vec![], |push| push.parts.clone());
@@ -215,9 +222,9 @@ fn gather(app: &App, caller: &Caller, mut request: SyncRequest) -> Result<(SyncR
         if !missing.is_empty() {
             scope.push = None;
         }
-        gathered.push((named, missing));
+        gathered.push(Gathered { named, missing });
     }
-    Ok((request, gathered))
+    Ok(gathered)
 }
 
 async fn take_parts(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {

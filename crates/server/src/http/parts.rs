@@ -198,7 +198,7 @@ pub(super) async fn receive(app: &Arc<App>, caller: &Caller, headers: &HeaderMap
             Ok(names) => stored.extend(names),
             Err(e) => {
                 // The rest is read, so that the reason arrives; damage on the way is no fault of the device.
-                return Err(if seal.is_broken_after(chunks, &app.limits).await { wire::damaged() } else { e });
+                return Err(if wire::discard_rest(seal, chunks, &app.limits).await { wire::damaged() } else { e });
             }
         }
     }

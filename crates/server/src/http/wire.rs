@@ -114,10 +114,6 @@ impl RequestSeal {
             made.update(bytes);
         }
     }
-    /// Reads the rest and throws it away; says whether the seal is broken.
-    pub async fn is_broken_after(self, rest: axum::body::BodyDataStream, limits: &Limits) -> bool {
-        discard_rest(self, rest, limits).await
-    }
     pub fn is_broken(&self) -> bool {
         self.0.as_ref().is_some_and(|(made, given)| made.finish() != *given)
     }
@@ -173,7 +169,8 @@ pub(super) async fn discard(headers: &HeaderMap, body: Body, limits: &Limits) ->
     discard_rest(RequestSeal::of(headers), body.into_data_stream(), limits).await
 }
 
-async fn discard_rest(mut seal: RequestSeal, mut chunks: axum::body::BodyDataStream, limits: &Limits) -> bool {
+/// Reads the rest and throws it away; says whether the seal is broken.
+pub(super) async fn discard_rest(mut seal: RequestSeal, mut chunks: axum::body::BodyDataStream, limits: &Limits) -> bool {
     let mut left = limits.wire_bytes.saturating_mul(2);
     let all = async {
         while let Some(Ok(chunk)) = chunks.next().await {
