@@ -142,6 +142,9 @@ impl Tx<'_> {
             };
             let (id, table, what, generation, at, mask, scope) = read().doing("reading the capture log")?;
             let Ok(table) = registry.get(table) else { continue };
+            if what == op::CHECK && planted::on("displaced_unnoticed") {
+                continue;
+            }
             touched.insert(table.n);
             let key = values(r, keys_at, table.key.len()).doing("reading the capture log")?;
             if key.contains(&Value::Null) {
@@ -182,7 +185,6 @@ impl Tx<'_> {
                     fold.inserted = None;
                     fold.times.clear();
                 }
-                op::CHECK if planted::on("displaced_unnoticed") => continue,
                 op::CHECK => fold.check = Some(id),
                 op::WAS => note_texts(&table, id, &mut fold.texts),
                 _ if mask == Value::Null => fold.anything = Some(at),
