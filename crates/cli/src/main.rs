@@ -22,6 +22,7 @@ mod pending;
 mod progress;
 mod resync;
 mod schema;
+mod scopes;
 mod serve;
 mod status;
 mod sync;
@@ -76,6 +77,7 @@ enum Command {
     Doctor(doctor::Args),
     Resync(resync::Args),
     Schema(schema::Args),
+    Scopes(scopes::Args),
     Detach(detach::Args),
     Serve(serve::Args),
     Admin(admin::Args),
@@ -103,6 +105,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args, out),
         Command::Resync(args) => resync::run(args, out),
         Command::Schema(args) => schema::run(args, out),
+        Command::Scopes(args) => scopes::run(args, out),
         Command::Detach(args) => detach::run(args, out),
         Command::Serve(args) => serve::run(args, out),
         Command::Admin(args) => admin::run(args, out),

@@ -30,6 +30,7 @@ pub mod identity;
 pub mod link;
 mod lock;
 pub mod machine;
+pub mod members;
 pub mod observe;
 mod poll;
 pub mod pulse;
@@ -56,7 +57,7 @@ pub use sync::{Outcome, SyncReport};
 
 /// The SQLite that Syncline is built with, for the app's own SQL.
 pub use rusqlite;
-pub use syncline_core::Value;
+pub use syncline_core::{Invitation, Member, MemberRole, ScopeInfo, Value};
 pub use syncline_replica::config::Config;
 pub use syncline_replica::schema::{Introspection, SyncOptions};
 pub use syncline_replica::{Conflict, Pending, Resolution};

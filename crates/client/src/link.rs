@@ -4,12 +4,14 @@
 //! except once with a bearer signed anew when the authority says that time or history were wrong. It holds no state that a new
 //! link would miss. Redirects are not followed: an authority does not move, and a captive portal does nothing else.
 
+mod api;
 mod error;
 mod parts;
 #[cfg(test)]
 mod tests;
 mod watch;
 
+pub use api::{Method, fresh_key, path_part};
 pub use error::LinkError;
 pub use parts::MissingParts;
 pub use watch::{WatchEvent, WatchStop, WatchStream};

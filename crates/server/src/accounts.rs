@@ -107,16 +107,26 @@ pub struct CursorInfo {
 
 /// Makes the tables where they are missing.
 pub fn create_tables(conn: &Connection) -> Result<(), ApiError> {
-    Ok(conn.execute_batch(SCHEMA)?)
+    conn.execute_batch(SCHEMA)?;
+    crate::members::create_tables(conn)
 }
 
 /// Makes an account unless it is there. Fails with `bad_request` on an id that is empty, long or not printable.
 pub fn create_account(conn: &Connection, account: &str, now_ms: i64) -> Result<(), ApiError> {
     check_account_name(account)?;
+    let shared: bool = conn.query_row("SELECT EXISTS (SELECT 1 FROM _syncline_member WHERE scope_id = ?1)", [account], |row| row.get(0))?;
+    if shared {
+        return Err(name_taken());
+    }
     conn.execute("INSERT INTO _syncline_account(id, created_ms) VALUES(?1, ?2) ON CONFLICT DO NOTHING", params![account, now_ms])?;
     // Its scope comes with it, so that rows may be written for an account before its first device.
     conn.execute("INSERT INTO _syncline_scope(scope_id) VALUES(?1) ON CONFLICT DO NOTHING", [account])?;
     Ok(())
+}
+
+/// Refuses an account whose own scope would be one that others share.
+pub(crate) fn name_taken() -> ApiError {
+    ApiError::BadRequest("a shared scope bears this name; choose another for the account".into())
 }
 
 /// Refuses an account's id that is empty, long or not printable.

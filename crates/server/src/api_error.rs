@@ -41,7 +41,7 @@ pub enum ApiError {
     #[error("{0}")]
     StaleAttempt(String),
     /// `Idempotency-Key` and body disagree.
-    #[error("Idempotency-Key `{0}` does not agree with the body's push; send source_id:source_bundle_id:nonce of the push, or leave it out")]
+    #[error("Idempotency-Key {0}")]
     IdempotencyMismatch(String),
     /// The device's past is not this authority's.
     #[error("{0}")]

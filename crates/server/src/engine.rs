@@ -5,6 +5,7 @@
 
 use crate::accounts::{self, Caller, DeviceInfo};
 use crate::api_error::ApiError;
+use crate::ask::Ask;
 use crate::authority::{Authority, enrol, look_at_request, may_see, note_pull, read_request, respond, take_schema, write_request};
 use crate::commit::{absorb_foreign, chain_at};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -100,6 +101,13 @@ pub(crate) fn random() -> u64 {
         return std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), now_ms());
     }
     u64::from_be_bytes(bytes)
+}
+
+/// Returns what nobody can guess; an authority whose system has no randomness makes no secrets.
+pub(crate) fn random_bytes() -> Result<[u8; 32], ApiError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|e| ApiError::Internal(format!("the system gives no randomness: {e}")))?;
+    Ok(bytes)
 }
 
 impl Engine {
@@ -271,6 +279,26 @@ impl Engine {
     pub fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError> {
         let account = caller.account.clone();
         self.write(false, move |tx, _| accounts::revoke(tx.conn, Some(&account), device, tx.env.now_ms))
+    }
+
+    /// Answers what a device asks about its account beside syncing. `key` is the request's `Idempotency-Key`.
+    pub fn ask(&self, caller: &Caller, what: Ask, key: Option<String>) -> Result<serde_json::Value, ApiError> {
+        let caller = caller.clone();
+        if what.reads_only() {
+            return self.read(|tx| what.answer(tx.conn, &caller, [0; 32], tx.env.now_ms));
+        }
+        self.write(false, move |tx, _| {
+            let random = random_bytes()?;
+            let secret = match tx.meta::<[u8; 32]>("seed_secret")? {
+                Some(secret) => secret,
+                None => {
+                    tx.set_meta("seed_secret", &random[..])?;
+                    random
+                }
+            };
+            let seed = what.seed(&caller, key.as_deref(), &secret, random_bytes()?);
+            what.answer(tx.conn, &caller, seed, tx.env.now_ms)
+        })
     }
 
     /// Returns the heads of the caller's scopes, and a receiver that is told (scope, seq) after each commit.

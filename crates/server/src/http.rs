@@ -4,6 +4,7 @@
 //! connection. Requests are authenticated before their body is read. Errors are always JSON; everything else is MessagePack
 //! or JSON, as asked. Nothing here knows SQL, rows or merging.
 
+mod account;
 mod listen;
 mod metrics;
 mod parts;
@@ -17,6 +18,7 @@ pub use wire::{cursor_text, parse_cursor};
 
 use crate::accounts::{Caller, DeviceInfo};
 use crate::api_error::ApiError;
+use crate::ask::Ask;
 use crate::engine::{Engine, Watch};
 use axum::Router;
 use axum::body::Body;
@@ -55,6 +57,8 @@ pub trait Authority: Send + Sync + 'static {
     fn devices(&self, caller: &Caller) -> Result<Vec<DeviceInfo>, ApiError>;
     /// See `Engine::revoke`.
     fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError>;
+    /// See `Engine::ask`.
+    fn ask(&self, caller: &Caller, what: Ask, key: Option<String>) -> Result<serde_json::Value, ApiError>;
     /// See `Engine::watch`.
     fn watch(&self, caller: &Caller) -> Result<Watch, ApiError>;
 }
@@ -86,6 +90,9 @@ impl Authority for Engine {
     }
     fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError> {
         Engine::revoke(self, caller, device)
+    }
+    fn ask(&self, caller: &Caller, what: Ask, key: Option<String>) -> Result<serde_json::Value, ApiError> {
+        Engine::ask(self, caller, what, key)
     }
     fn watch(&self, caller: &Caller) -> Result<Watch, ApiError> {
         Engine::watch(self, caller)
@@ -139,6 +146,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/devices/{id}", delete(revoke))
         .route("/v1/watch", get(watch_scopes))
         .route("/v1/scopes/{scope}/changes", get(changes))
+        .merge(account::routes())
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(show_metrics))

@@ -5,17 +5,20 @@
 
 pub mod accounts;
 pub mod api_error;
+pub mod ask;
 pub mod authority;
 pub mod collect;
 pub mod commit;
 pub mod engine;
 pub mod http;
+pub mod members;
 pub mod postgres;
 pub mod pull;
 pub mod store;
 
 pub use accounts::{Caller, DeviceInfo};
 pub use api_error::ApiError;
+pub use ask::Ask;
 pub use authority::Authority;
 pub use engine::{Engine, OpenError, Watch};
 pub use http::{ServeError, Tls, serve};

@@ -2,6 +2,7 @@
 
 use crate::accounts::{Caller, DeviceInfo};
 use crate::api_error::ApiError;
+use crate::ask::Ask;
 use crate::engine::{Engine, Watch};
 use crate::http::Authority;
 use crate::postgres::Postgres;
@@ -68,6 +69,12 @@ impl Authority for Store {
         match self {
             Store::Sqlite(engine) => engine.revoke(caller, device),
             Store::Postgres(postgres) => postgres.revoke(caller, device),
+        }
+    }
+    fn ask(&self, caller: &Caller, what: Ask, key: Option<String>) -> Result<serde_json::Value, ApiError> {
+        match self {
+            Store::Sqlite(engine) => engine.ask(caller, what, key),
+            Store::Postgres(postgres) => postgres.ask(caller, what, key),
         }
     }
     fn watch(&self, caller: &Caller) -> Result<Watch, ApiError> {

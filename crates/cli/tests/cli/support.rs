@@ -257,6 +257,18 @@ impl World {
         device
     }
 
+    /// Makes a device of any account, with a file if `content` gives one, and attaches it.
+    pub fn device_of(&self, account: &str, name: &str, init: &[&str], content: impl FnOnce(&Path)) -> Device {
+        let device = self.room(name);
+        content(&device.file());
+        if device.file().exists() {
+            device.run(&[&["init", "app.db"], init].concat()).ends(0);
+        }
+        let token = self.admin("token", &["--account", account]).ends(0).out;
+        device.run(&["attach", "app.db", "--server", &self.url(), "--token", token.trim(), "--name", name]).ends(0);
+        device
+    }
+
     /// Names the authority as its own commands do.
     fn place(&self) -> [String; 2] {
         match &self.database {

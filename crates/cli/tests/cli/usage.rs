@@ -3,7 +3,7 @@
 use crate::support::syncline;
 
 /// Every command, with what it needs to be asked for its help.
-const COMMANDS: [&[&str]; 22] = [
+const COMMANDS: [&[&str]; 25] = [
     &["init"],
     &["explain"],
     &["attach"],
@@ -24,6 +24,9 @@ const COMMANDS: [&[&str]; 22] = [
     &["admin", "bundles"],
     &["demo"],
     &["bench"],
+    &["scopes"],
+    &["scopes", "app.db", "create"],
+    &["scopes", "app.db", "invite"],
     &["conflicts", "app.db", "show"],
     &["conflicts", "app.db", "resolve"],
 ];
@@ -83,7 +86,7 @@ fn wrong_usage_ends_with_2_and_says_so_on_stderr() {
 #[test]
 fn what_later_versions_do_is_not_offered() {
     let dir = tempfile::tempdir().unwrap();
-    for later in [&["devices"][..], &["scopes"], &["read"], &["export"], &["import"], &["peer"], &["admin", "gc"], &["admin", "backup"]] {
+    for later in [&["devices"][..], &["read"], &["export"], &["import"], &["peer"], &["admin", "gc"], &["admin", "backup"]] {
         syncline(dir.path(), &[later, &["--help"]].concat()).ends(2);
     }
 }

@@ -15,6 +15,8 @@ mod postgres;
 #[allow(dead_code)]
 #[path = "../cli/proxy.rs"]
 mod proxy;
+#[path = "../cli/sharing.rs"]
+mod sharing;
 #[allow(dead_code)]
 #[path = "../cli/support.rs"]
 mod support;

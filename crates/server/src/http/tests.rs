@@ -79,6 +79,9 @@ impl Authority for Double {
         self.revoked.lock().unwrap().push(device);
         Ok(())
     }
+    fn ask(&self, _: &Caller, what: Ask, _: Option<String>) -> Result<serde_json::Value, ApiError> {
+        Ok(serde_json::json!({ "asked": format!("{what:?}") }))
+    }
     fn watch(&self, caller: &Caller) -> Result<Watch, ApiError> {
         Ok(Watch { changes: self.changes.subscribe(), heads: vec![(ScopeId(caller.account.clone()), Seq(4))] })
     }

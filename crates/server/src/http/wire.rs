@@ -193,7 +193,12 @@ pub(super) fn check_idempotency_key(key: Option<&str>, request: &SyncRequest) ->
     let agrees = request.scopes.iter().any(|scope| scope.push.as_ref().is_some_and(|push| named == Some((scope.source, push.id.0, push.nonce.0))));
     match agrees {
         true => Ok(()),
-        false => Err(ApiError::IdempotencyMismatch(key.chars().take(100).collect())),
+        false => {
+            let key: String = key.chars().take(100).collect();
+            Err(ApiError::IdempotencyMismatch(format!(
+                "`{key}` does not agree with the body's push; send source_id:source_bundle_id:nonce of the push, or leave it out"
+            )))
+        }
     }
 }
 

@@ -9,6 +9,10 @@ use tokio_postgres::types::Type;
 /// Makes an account and its scope unless they are there.
 pub async fn create_account(tx: &Tx, account: &str, now_ms: i64) -> Result<(), ApiError> {
     shared::check_account_name(account)?;
+    let sql = "SELECT EXISTS (SELECT FROM syncline.member WHERE scope_id = $1)";
+    if tx.query_one(sql, &[(&account, Type::TEXT)]).await?.get::<_, bool>(0) {
+        return Err(shared::name_taken());
+    }
     let sql = "INSERT INTO syncline.account(id, created_ms) VALUES($1, $2) ON CONFLICT DO NOTHING";
     tx.query(sql, &[(&account, Type::TEXT), (&now_ms, Type::INT8)]).await?;
     tx.query("INSERT INTO syncline.scope(scope_id) VALUES($1) ON CONFLICT DO NOTHING", &[(&account, Type::TEXT)]).await?;

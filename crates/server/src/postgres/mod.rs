@@ -12,6 +12,7 @@ mod db;
 mod ddl;
 mod diagnose;
 mod expr;
+pub mod members;
 mod migrate;
 mod pull;
 mod registry;
@@ -25,8 +26,9 @@ mod write;
 
 use crate::accounts::{Caller, DeviceInfo};
 use crate::api_error::ApiError;
+use crate::ask::Ask;
 use crate::authority::check_request;
-use crate::engine::{OpenError, Watch, system_env};
+use crate::engine::{OpenError, Watch, random_bytes, system_env};
 use db::{Purpose, Tx, is_contended};
 use deadpool_postgres::Pool;
 use registry::Registry;
@@ -185,6 +187,22 @@ impl Postgres {
     pub fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError> {
         let inner = &self.inner;
         self.block(async { inner.write(async |tx| accounts::revoke(tx, Some(&caller.account), device, inner.env().now_ms).await).await })
+    }
+    /// Answers what a device asks about its account beside syncing. `key` is the request's `Idempotency-Key`.
+    pub fn ask(&self, caller: &Caller, what: Ask, key: Option<String>) -> Result<serde_json::Value, ApiError> {
+        let inner = &self.inner;
+        if what.reads_only() {
+            return self.block(async { inner.read(async |tx| members::answer(tx, &what, caller, [0; 32], inner.env().now_ms).await).await });
+        }
+        let (fresh, random) = (random_bytes()?, random_bytes()?);
+        self.block(async {
+            inner
+                .write(async |tx| {
+                    let seed = what.seed(caller, key.as_deref(), &members::seed_secret(tx, fresh).await?, random);
+                    members::answer(tx, &what, caller, seed, inner.env().now_ms).await
+                })
+                .await
+        })
     }
     /// Returns the heads of the caller's scopes, and a receiver that is told (scope, seq) after each commit of any server.
     pub fn watch(&self, caller: &Caller) -> Result<Watch, ApiError> {

@@ -1,0 +1,81 @@
+//! What a device asks about its account beside syncing: shared scopes and their members.
+//!
+//! One type for all of it, so that a store has one door for it, and each question says once what it is about.
+
+use crate::accounts::Caller;
+use crate::api_error::ApiError;
+use crate::members::{self, seed_of};
+use rusqlite::Connection;
+use serde::Serialize;
+use serde_json::Value;
+use syncline_core::{AcceptInvite, CreateScope, Invite, MemberRole, ScopeId, ScopeInfo};
+
+/// A question or an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Which scopes may the account see?
+    Scopes,
+    /// Make a scope.
+    CreateScope(CreateScope),
+    /// Who is in a scope?
+    Members(ScopeId),
+    /// Make an invitation.
+    Invite(ScopeId, Invite),
+    /// Make the open invitations void.
+    WithdrawInvites(ScopeId),
+    /// Join.
+    Accept(AcceptInvite),
+    /// Give a member another role.
+    SetRole(ScopeId, String, MemberRole),
+    /// Take a member out, oneself too.
+    Remove(ScopeId, String),
+}
+
+impl Ask {
+    /// Whether nothing is written.
+    pub fn reads_only(&self) -> bool {
+        matches!(self, Ask::Scopes | Ask::Members(_))
+    }
+
+    /// Returns what the request makes, in words that tell it from what else may be made under one key; `None` where nothing is.
+    fn makes(&self) -> Option<String> {
+        match self {
+            Ask::CreateScope(_) => Some("scope".into()),
+            Ask::Invite(scope, _) => Some(format!("invite {scope}")),
+            _ => None,
+        }
+    }
+
+    /// Returns the seed of what the request makes. `secret` is the authority's, `random` is used where there is no key.
+    pub(crate) fn seed(&self, caller: &Caller, key: Option<&str>, secret: &[u8], random: [u8; 32]) -> [u8; 32] {
+        match (key, self.makes()) {
+            (Some(key), Some(what)) => seed_of(secret, &caller.account, &what, key),
+            _ => random,
+        }
+    }
+
+    /// Answers over the embedded store, inside the caller's transaction.
+    pub fn answer(&self, conn: &Connection, caller: &Caller, seed: [u8; 32], now_ms: i64) -> Result<Value, ApiError> {
+        let account = &caller.account;
+        match self {
+            Ask::Scopes => told(members::scopes_of(conn, account)?.into_iter().map(|(scope_id, role)| ScopeInfo { scope_id, role }).collect::<Vec<_>>()),
+            Ask::CreateScope(create) => told(members::create_scope(conn, account, create.scope_id.as_ref(), seed, now_ms)?),
+            Ask::Members(scope) => told(members::members(conn, account, scope)?),
+            Ask::Invite(scope, invite) => told(members::invite(conn, account, scope, invite, seed, now_ms)?),
+            Ask::WithdrawInvites(scope) => Ok(serde_json::json!({ "withdrawn": members::withdraw_invites(conn, account, scope)? })),
+            Ask::Accept(accept) => told(members::accept(conn, account, &accept.code, now_ms)?),
+            Ask::SetRole(scope, who, role) => done(members::set_role(conn, account, scope, who, *role)?),
+            Ask::Remove(scope, who) => done(members::remove(conn, account, scope, who)?),
+        }
+    }
+}
+
+/// Writes an answer down.
+pub(crate) fn told(answer: impl Serialize) -> Result<Value, ApiError> {
+    serde_json::to_value(answer).map_err(|e| ApiError::Internal(e.to_string()))
+}
+
+/// The answer to an order that brings nothing.
+pub(crate) fn done((): ()) -> Result<Value, ApiError> {
+    Ok(serde_json::json!({}))
+}

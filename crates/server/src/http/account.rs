@@ -1,0 +1,103 @@
+//! Routes about the account: scopes, members, invitations. JSON both ways.
+
+use super::{App, ask, caller, wire};
+use crate::api_error::ApiError;
+use crate::ask::Ask;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use axum::routing::{get, post, put};
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use syncline_core::ScopeId;
+use wire::Format;
+
+/// Bytes of such a request.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of an `Idempotency-Key`.
+const KEY_BYTES_MAX: usize = 200;
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/scopes", get(scopes).post(create_scope))
+        .route("/v1/scopes/{scope}/members", get(members))
+        .route("/v1/scopes/{scope}/members/{account}", put(set_role).delete(remove))
+        .route("/v1/scopes/{scope}/invites", post(invite).delete(withdraw))
+        .route("/v1/invites/accept", post(accept))
+}
+
+async fn scopes(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    answer(&app, &headers, None, |()| Ok(Ask::Scopes)).await
+}
+
+async fn create_scope(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    answer(&app, &headers, Some(body), |create| Ok(Ask::CreateScope(create))).await
+}
+
+async fn members(State(app): State<Arc<App>>, headers: HeaderMap, Path(scope): Path<String>) -> Result<Response, ApiError> {
+    answer(&app, &headers, None, |()| Ok(Ask::Members(ScopeId(scope)))).await
+}
+
+async fn set_role(State(app): State<Arc<App>>, headers: HeaderMap, Path((scope, account)): Path<(String, String)>, body: Body) -> Result<Response, ApiError> {
+    answer(&app, &headers, Some(body), |set: syncline_core::SetRole| Ok(Ask::SetRole(ScopeId(scope), account, set.role))).await
+}
+
+async fn remove(State(app): State<Arc<App>>, headers: HeaderMap, Path((scope, account)): Path<(String, String)>) -> Result<Response, ApiError> {
+    answer(&app, &headers, None, |()| Ok(Ask::Remove(ScopeId(scope), account))).await
+}
+
+async fn invite(State(app): State<Arc<App>>, headers: HeaderMap, Path(scope): Path<String>, body: Body) -> Result<Response, ApiError> {
+    answer(&app, &headers, Some(body), |invite| Ok(Ask::Invite(ScopeId(scope), invite))).await
+}
+
+async fn withdraw(State(app): State<Arc<App>>, headers: HeaderMap, Path(scope): Path<String>) -> Result<Response, ApiError> {
+    answer(&app, &headers, None, |()| Ok(Ask::WithdrawInvites(ScopeId(scope)))).await
+}
+
+async fn accept(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    answer(&app, &headers, Some(body), |accept| Ok(Ask::Accept(accept))).await
+}
+
+/// Authenticates, reads the body where there is one, and asks the store. Who may not speak is refused before the body is read.
+async fn answer<T: DeserializeOwned>(
+    app: &Arc<App>,
+    headers: &HeaderMap,
+    body: Option<Body>,
+    make: impl FnOnce(T) -> Result<Ask, ApiError>,
+) -> Result<Response, ApiError> {
+    let caller = match caller(app, headers).await {
+        Ok(caller) => caller,
+        Err(e) => {
+            let broken = match body {
+                Some(body) => wire::discard(headers, body, &app.limits).await,
+                None => false,
+            };
+            return Err(if broken { wire::damaged() } else { e });
+        }
+    };
+    let limits = syncline_core::Limits { wire_bytes: BODY_BYTES_MAX.min(app.limits.wire_bytes), ..app.limits };
+    let what = match body {
+        Some(body) => {
+            let bytes = wire::read(headers, body, &limits).await?;
+            match Format::of_request(headers)? {
+                Format::Json => Format::Json.decode(&bytes, &limits, BODY_BYTES_MAX)?,
+                Format::MessagePack => return Err(ApiError::BadRequest("Content-Type must be application/json here".into())),
+            }
+        }
+        None => serde_json::from_value(serde_json::Value::Null).map_err(|_| ApiError::BadRequest("this request needs a body".into()))?,
+    };
+    let what = make(what)?;
+    let key = idempotency_key(headers)?;
+    let answer = ask(app, move |app| Format::Json.encode(&app.authority.ask(&caller, what, key)?)).await?;
+    Ok(Format::Json.respond(answer))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    match key.to_str() {
+        Ok(key) if (1..=KEY_BYTES_MAX).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => Err(ApiError::BadRequest(format!("Idempotency-Key has 1 to {KEY_BYTES_MAX} printable ASCII characters"))),
+    }
+}

@@ -1,0 +1,13 @@
+-- Who shares which scope, migration 2. An account's own scope bears its name and has no line here: nobody else is in it.
+CREATE TABLE syncline.member(
+  scope_id text COLLATE "C" NOT NULL, account text COLLATE "C" NOT NULL REFERENCES syncline.account(id), role text NOT NULL, since_ms bigint NOT NULL,
+  PRIMARY KEY(scope_id, account));
+CREATE INDEX member_account ON syncline.member(account);
+
+-- Who was in a scope and is not any more: only that takes a scope's rows off a device.
+CREATE TABLE syncline.former(account text COLLATE "C" NOT NULL, scope_id text COLLATE "C" NOT NULL, PRIMARY KEY(account, scope_id));
+
+-- `hash` is BLAKE3 of the code's text: whoever reads this table cannot join.
+CREATE TABLE syncline.invite(
+  hash bytea PRIMARY KEY, scope_id text COLLATE "C" NOT NULL, role text NOT NULL, expires_ms bigint NOT NULL, uses bigint NOT NULL, uses_left bigint NOT NULL);
+CREATE INDEX invite_scope ON syncline.invite(scope_id);
