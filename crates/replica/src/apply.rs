@@ -17,6 +17,7 @@ use syncline_core::schema::{TableDef, quote};
 use syncline_core::{ColSet, Decoded, Key, RowState, Rows, Seq, planted};
 
 /// A row of a delta in this replica's terms.
+#[derive(Clone, Debug)]
 pub struct Incoming {
     /// Its key.
     pub key: Key,

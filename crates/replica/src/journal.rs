@@ -23,9 +23,9 @@ pub const JOURNAL_ROWS_MAX: i64 = 10_000;
 /// The most bytes of values.
 pub const JOURNAL_BYTES_MAX: i64 = 16 << 20;
 /// The most entries that travel at once.
-const TRAVEL_ROWS_MAX: usize = 200;
+pub const TRAVEL_ROWS_MAX: usize = 200;
 /// The most bytes that travel at once.
-const TRAVEL_BYTES_MAX: usize = 256 << 10;
+pub const TRAVEL_BYTES_MAX: usize = 256 << 10;
 
 /// A value that lost, for people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,7 +52,8 @@ pub struct Journalled {
     pub reason: String,
 }
 
-fn entry_id(table: &str, key: &Key, column: &str, stamp: Stamp) -> [u8; 16] {
+/// Returns an entry's id: a hash of table, key, column and the losing stamp.
+pub fn entry_id(table: &str, key: &Key, column: &str, stamp: Stamp) -> [u8; 16] {
     chain_of(&[b"syncline journal 1", table.to_lowercase().as_bytes(), &key.0, column.to_lowercase().as_bytes(), &stamp.hlc.0.to_be_bytes(), &stamp.writer.0]).0
 }
 

@@ -5,16 +5,13 @@
 //! so that the device can park those and send the rest in the same sync.
 
 use crate::api_error::ApiError;
+use crate::bundle::{self, Here, Synced, Translated, check_limits, translate};
 use rusqlite::{OptionalExtension, params};
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use syncline_core::digest::{chain_of, first_chain};
 use syncline_core::schema::Action;
-use syncline_core::{
-    Acked, BundleId, Chain, ColSet, DeviceId, Extra, Hlc, Key, Limits, Nonce, Outcome, Push, Reason, Refusal, RowState, Seq, SourceId, Stamp, planted,
-};
-use syncline_replica::apply::strangers;
-use syncline_replica::{Absorbed, Clash, Doing, Error, Incoming, Kind, RowRecord, Scope, Table, Tx, number};
+use syncline_core::{Acked, BundleId, Chain, ColSet, DeviceId, Key, Limits, Nonce, Outcome, Push, Reason, RowState, Seq, SourceId, planted};
+use syncline_replica::{Absorbed, Clash, Doing, Error, Kind, RowRecord, Scope, Table, Tx, number};
 
 /// A push that was looked at. An answer can be built from nothing else.
 #[must_use]
@@ -55,17 +52,18 @@ pub fn commit(tx: &mut Tx, scope: &Scope, device: DeviceId, source: SourceId, pu
     note_source(tx, scope, source, device, watermark, push.attempt)?;
     check_limits(push, limits)?;
 
-    let rows = match translate(tx, scope, push, limits)? {
+    let registry = tx.registry()?;
+    let rows = match translate(push, limits, tx.env.now_ms, |name| registry.find(name).filter(|t| t.present))? {
         Translated::Rows(rows) => rows,
-        Translated::Refused(rows) => return Ok(nothing(rows.outcome())),
+        Translated::Refused(rows) => return Ok(nothing(rejected(tx, scope, rows)?)),
     };
     let collided = collisions(tx, scope, &rows, limits)?;
     if collided.total > 0 {
-        return Ok(nothing(collided.outcome()));
+        return Ok(nothing(rejected(tx, scope, collided)?));
     }
     let stale = stale(tx, scope, &rows, limits)?;
     if stale.total > 0 {
-        return Ok(nothing(stale.outcome()));
+        return Ok(nothing(rejected(tx, scope, stale)?));
     }
     let incomplete = incomplete(tx, scope, &rows)?;
     if !incomplete.is_empty() {
@@ -76,14 +74,15 @@ pub fn commit(tx: &mut Tx, scope: &Scope, device: DeviceId, source: SourceId, pu
         Ok(written) => written,
         Err(Failure::Clash) => match tx.savepoint(|tx| write_what_stands(tx, scope, seq, &rows, limits)) {
             Ok(written) => written,
-            Err(Failure::Refused(refused)) => return Ok(nothing(refused.outcome())),
+            Err(Failure::Refused(refused)) => return Ok(nothing(rejected(tx, scope, refused)?)),
             Err(Failure::Clash) => return Err(ApiError::Internal("a clash that nothing explains".into())),
             Err(Failure::Error(e)) => return Err(e.into()),
         },
-        Err(Failure::Refused(refused)) => return Ok(nothing(refused.outcome())),
+        Err(Failure::Refused(refused)) => return Ok(nothing(rejected(tx, scope, refused)?)),
         Err(Failure::Error(e)) => return Err(e.into()),
     };
-    take_journal(tx, scope, seq, push, limits)?;
+    // What the device saw lose.
+    tx.take_journal(scope, &bundle::journal_of(push, limits, tx.env.now_ms), seq)?;
     let mut altered = written.altered;
     let mut by_scope: HashMap<i64, Vec<(i64, Key)>> = HashMap::new();
     for (scope, table, key) in written.captured.changed {
@@ -102,24 +101,6 @@ pub fn commit(tx: &mut Tx, scope: &Scope, device: DeviceId, source: SourceId, pu
     }
     let outcome = Outcome::Committed(Acked { source, id: push.id, nonce: push.nonce, seq });
     Ok(Receipt { outcome, fresh: Some((seq, altered)), moved })
-}
-
-/// Takes in what the device saw lose. What does not read as an entry is left out: the journal is never in the way.
-fn take_journal(tx: &mut Tx, scope: &Scope, seq: Seq, push: &Push, limits: &Limits) -> Result<(), Error> {
-    let now = tx.env.now_ms;
-    let latest = Hlc::from_ms(now.saturating_add(limits.clock_ahead_ms + 1_000));
-    let mut room = limits.row_bytes;
-    let mut taken = Vec::new();
-    for entry in push.journal.iter().take(1_000) {
-        let size = entry.lost.size() + entry.won.size() + entry.key.0.len() + entry.table.len() + entry.column.len();
-        let reason = ["superseded", "row_ended", "type"].contains(&entry.reason.as_str());
-        if size > room || entry.hlc > latest || !reason {
-            continue;
-        }
-        room -= size;
-        taken.push(syncline_core::JournalEntry { at: entry.at.clamp(0, now), ..entry.clone() });
-    }
-    tx.take_journal(scope, &taken, seq)
 }
 
 /// Absorbs what others wrote straight into the business tables, as bundles of the authority's own. Comes before every commit and answer.
@@ -242,139 +223,41 @@ fn note_source(tx: &Tx, scope: &Scope, source: SourceId, device: DeviceId, water
     Ok(())
 }
 
-fn check_limits(push: &Push, limits: &Limits) -> Result<(), ApiError> {
-    let rows = &push.rows;
-    if rows.rows.len() > limits.bundle_rows * 2 {
-        return Err(ApiError::TooLarge(format!("a bundle of {} rows is above the limit of {}", rows.rows.len(), limits.bundle_rows)));
+type Pushed = bundle::Pushed<Table>;
+type Refusals = bundle::Refusals<Table>;
+
+impl Synced for Table {
+    fn number(&self) -> i64 {
+        self.n
     }
-    if rows.rows.is_empty() {
-        return Err(ApiError::BadRequest("a bundle without rows".into()));
+    fn def(&self) -> &syncline_core::TableDef {
+        &self.def
     }
-    Ok(())
+    fn key_parts(&self) -> usize {
+        self.key.len()
+    }
+    fn column(&self, name: &str) -> Option<usize> {
+        Table::column(self, name)
+    }
+    fn column_name(&self, c: usize) -> Option<&str> {
+        self.columns.get(c).map(|c| c.name.as_str())
+    }
+    fn policies(&self) -> &syncline_core::Policies {
+        &self.policies
+    }
+    fn key_object(&self, key: &Key) -> syncline_replica::apply::RowObject {
+        Table::key_object(self, key)
+    }
 }
 
-/// A pushed row in the authority's terms.
-struct Pushed {
-    table: Arc<Table>,
-    incoming: Incoming,
-}
-
-enum Translated {
-    Rows(Vec<Pushed>),
-    Refused(Refusals),
-}
-
-/// Finds tables and columns by name and checks what must hold of any row before it is merged.
-fn translate(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result<Translated, ApiError> {
-    let registry = tx.registry()?;
-    // A second more than devices are told: what they date anew to the very limit must pass.
-    let latest = Hlc::from_ms(tx.env.now_ms.saturating_add(limits.clock_ahead_ms + 1_000));
-    let mut out = Vec::with_capacity(push.rows.rows.len());
-    let mut refused = Refusals::new(limits);
-    let mut maps = Vec::with_capacity(push.rows.tables.len());
-    for named in &push.rows.tables {
-        let table = registry.find(&named.name).filter(|t| t.present);
-        let map: Option<Vec<Option<usize>>> = table.as_ref().map(|t| named.columns.iter().map(|c| t.column(c)).collect());
-        maps.push((table, map));
-    }
-    let mut seen = HashSet::new();
-    for row in &push.rows.rows {
-        let bad = |e: syncline_core::DecodeError| ApiError::BadRequest(format!("a row of the bundle: {e}"));
-        let (table, map) = maps.get(row.table as usize).ok_or(syncline_core::DecodeError::Malformed("table number")).map_err(bad)?;
-        let (Some(table), Some(map)) = (table, map) else {
-            let name = &push.rows.tables[row.table as usize].name;
-            return Err(ApiError::SchemaBehind(format!("the server has no table `{name}`; `syncline schema push` takes it there")));
-        };
-        let key = row.key.decode().map_err(bad)?;
-        if key.len() != table.key.len() || key.contains(&syncline_core::Value::Null) {
-            return Err(ApiError::BadRequest(format!("a key of table `{}` has {} parts, none of them NULL", table.def.name, table.key.len())));
-        }
-        if !seen.insert((table.n, row.key.clone())) {
-            return Err(ApiError::BadRequest(format!("a row of table `{}` is in the bundle twice", table.def.name)));
-        }
-        if row.state.len() > limits.row_bytes {
-            // Not decoded: a list of stamps takes many times its bytes. Its op is told from the version alone.
-            let state = RowState::inserted(Stamp::default(), vec![]);
-            let incoming = Incoming { key: row.key.clone(), state, mask: ColSet::liveness(), partial: false, seq: row.seq, created: Seq(0) };
-            let message = format!("the row's history has {} bytes; the server takes at most {}", row.state.len(), limits.row_bytes);
-            refused.add(tx, scope, &Pushed { table: table.clone(), incoming }, Reason::TooLarge, message)?;
-            continue;
-        }
-        let decoded = push.rows.open(row).map_err(bad)?;
-        let newest = newest(&decoded.state);
-        if newest > latest && !planted::on("future_stamps_taken") {
-            return Err(ApiError::ClockAhead(format!(
-                "the device's clock is ahead: a change is dated {} ms after the server's now; the device dates it anew and sends it again",
-                newest.ms() - tx.env.now_ms
-            )));
-        }
-        if decoded.state.gravestone || !decoded.state.live.iter().all(|d| decoded.state.ctx.covers(&d.stamp)) {
-            return Err(ApiError::BadRequest("a row whose context does not cover its own writes".into()));
-        }
-        check_entries(&decoded.state).map_err(ApiError::BadRequest)?;
-        let mut mask = ColSet::liveness();
-        let mut state = decoded.state.without_columns();
-        let mut unknown = None;
-        for c in decoded.present.columns() {
-            let cell = decoded.state.cell(c);
-            if cell.is_some_and(|x| !decoded.state.ctx.covers(&x.stamp)) {
-                return Err(ApiError::BadRequest("a row whose context does not cover its own values".into()));
-            }
-            match map[c] {
-                Some(to) => {
-                    state.take_column(to, &decoded.state, c);
-                    mask.insert(to);
-                }
-                None => unknown = Some(push.rows.tables[row.table as usize].columns[c].clone()),
-            }
-        }
-        let pushed =
-            Pushed { table: table.clone(), incoming: Incoming { key: row.key.clone(), state, mask, partial: decoded.partial, seq: row.seq, created: Seq(0) } };
-        let size = row.key.0.len() + row.values.iter().map(syncline_core::Value::size).sum::<usize>();
-        if size > limits.row_bytes {
-            let message = format!("the row has {size} bytes; the server takes at most {}", limits.row_bytes);
-            refused.add(tx, scope, &pushed, Reason::TooLarge, message)?;
-        } else if let Some(why) = misfit(table, &pushed.incoming) {
-            refused.add(tx, scope, &pushed, Reason::Type, why)?;
-        } else if let Some(column) = unknown {
-            let message = format!("the server does not know the column `{column}` yet; `syncline schema push` takes it there");
-            refused.add(tx, scope, &pushed, Reason::Rule, message)?;
-        }
-        out.push(pushed);
-    }
-    Ok(if refused.total == 0 { Translated::Rows(out) } else { Translated::Refused(refused) })
-}
-
-/// Refuses what columns keep beside their values if the row's context does not cover it, or if it is no edit of a text.
-pub(crate) fn check_entries(state: &RowState) -> Result<(), String> {
-    for (_, extra) in &state.extras {
-        let mut covered = true;
-        extra.stamps(&mut |s| covered &= state.ctx.covers(s) || state.ground.covers(s));
-        if !covered {
-            return Err("a row whose context does not cover what its columns keep".into());
-        }
-        if let Extra::Text(lives) = extra
-            && lives.iter().any(|l| syncline_core::text::read(l.seed.as_str().unwrap_or_default(), &l.edits).is_none())
-        {
-            return Err("an edit of a text that does not read as one".into());
-        }
-    }
-    Ok(())
-}
-
-/// Finds the first value that its column's policy does not take.
-fn misfit(t: &Table, x: &Incoming) -> Option<String> {
-    x.mask.columns().find_map(|c| {
-        let why = t.policies.column(c).misfit(&x.state.cell(c)?.value)?;
-        Some(format!("column `{}`: {why}", t.columns.get(c)?.name))
+/// Returns the outcome of refused rows, with the rows as they are here.
+fn rejected(tx: &mut Tx, scope: &Scope, refused: Refusals) -> Result<Outcome, Error> {
+    refused.outcome(|x| {
+        let (t, key) = (&x.table, &x.incoming.key);
+        let here = tx.load_complete(scope, t, key)?;
+        let row = here.is_shown().then(|| t.row_object(key, &here.state));
+        Ok(Here { version: here.version, deleted: !here.is_new() && here.state.is_dead(), row })
     })
-}
-
-/// Returns the latest time in a state. All of it, although an honest context covers the rest: a ground from the future would
-/// keep a key dead for ever.
-fn newest(state: &RowState) -> Hlc {
-    let births = state.live.iter().flat_map(|d| &d.births).map(|b| b.hlc).max().unwrap_or_default();
-    state.ctx.max().max(state.ground.max()).max(births)
 }
 
 /// Refuses inserts whose integer key another row got meanwhile: two things never become one row.
@@ -382,24 +265,20 @@ fn collisions(tx: &mut Tx, scope: &Scope, rows: &[Pushed], limits: &Limits) -> R
     let mut out = Refusals::new(limits);
     for row in rows.iter().filter(|r| r.incoming.seq.0 == 0 && r.table.def.integer_key().is_some()) {
         let here = tx.load_complete(scope, &row.table, &row.incoming.key)?;
-        if !here.is_new() && strangers(&here.state, &row.incoming.state, &row.incoming.mask) {
-            let message = "another device gave this key to another row".to_owned();
-            out.add(tx, scope, row, Reason::KeyCollision, message)?;
+        if !here.is_new() && row.collides(&here.state) {
+            out.add(row, Reason::KeyCollision, "another device gave this key to another row".to_owned());
         }
     }
     Ok(out)
 }
 
-/// Refuses edits of rows of a `reject` table that were begun on another version than the latest. What the authority has seen
-/// already, or an edit that has seen all that is here, is none: bundles come again after a backup was put back.
+/// Refuses edits of rows of a `reject` table that were begun on another version than the latest.
 fn stale(tx: &mut Tx, scope: &Scope, rows: &[Pushed], limits: &Limits) -> Result<Refusals, Error> {
     let mut out = Refusals::new(limits);
-    for row in rows.iter().filter(|r| r.table.policies.reject && !planted::on("reject_takes_all")) {
+    for row in rows.iter().filter(|r| r.table.policies.reject) {
         let Some(here) = tx.load(scope, &row.table, &row.incoming.key)? else { continue };
-        let x = &row.incoming;
-        if x.seq != here.version && !x.state.ctx.within(&here.state.ctx) && !here.state.ctx.within(&x.state.ctx) {
-            let message = format!("another device changed this row (version {}) after this edit was begun on version {}", here.version, x.seq);
-            out.add(tx, scope, row, Reason::Version, message)?;
+        if let Some(why) = row.is_stale(here.version, &here.state) {
+            out.add(row, Reason::Version, why);
         }
     }
     Ok(out)
@@ -410,7 +289,7 @@ fn incomplete(tx: &mut Tx, scope: &Scope, rows: &[Pushed]) -> Result<Vec<u32>, E
     let mut out = Vec::new();
     for (i, row) in rows.iter().enumerate().filter(|(_, r)| r.incoming.partial) {
         let known = tx.load(scope, &row.table, &row.incoming.key)?;
-        if known.is_none_or(|k| k.kind == Kind::Gravestone) && !planted::on("partial_taken") {
+        if row.is_incomplete(known.is_some_and(|k| k.kind != Kind::Gravestone)) {
             out.push(i as u32);
         }
     }
@@ -502,7 +381,7 @@ fn write_what_stands(tx: &mut Tx, scope: &Scope, seq: Seq, rows: &[Pushed], limi
     let mut sorted: Vec<_> = offenders.into_iter().collect();
     sorted.sort_by_key(|o| o.0);
     for (i, clash) in sorted {
-        refused.add(tx, scope, &rows[i], clash.reason, clash.message)?;
+        refused.add(&rows[i], clash.reason, clash.message);
     }
     Err(Failure::Refused(refused))
 }
@@ -624,7 +503,7 @@ fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mu
     tx.note_lost(scope, t, &x.key, &merged.lost, seq)?;
     let mut changed = merged.changed;
     row.state.confirm(&t.policies, seq).into_iter().for_each(|c| changed.insert(c));
-    let as_sent = is_as_sent(&row.state, x);
+    let as_sent = pushed.is_as_sent(&row.state);
     let born = was_dead && !row.state.is_dead();
     if born && was_gravestone {
         changed = t.all_columns();
@@ -651,11 +530,6 @@ fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mu
     tx.save(scope, t, &mut row)?;
     written.hash = written.hash.wrapping_add(row.hash);
     Ok(())
-}
-
-/// Whether the merged state is exactly what was sent, in all that was sent.
-fn is_as_sent(state: &RowState, x: &Incoming) -> bool {
-    state.ctx == x.state.ctx && state.ground == x.state.ground && state.live == x.state.live && x.mask.columns().all(|c| state.cell_eq(&x.state, c))
 }
 
 fn show(tx: &mut Tx, scope: &Scope, t: &Table, row: &mut RowRecord, before: &RowState, was_shown: bool) -> Result<(), Error> {
@@ -706,56 +580,4 @@ fn open_foreign_keys(tx: &Tx) -> bool {
     let code = unsafe { rusqlite::ffi::sqlite3_db_status(tx.conn.handle(), rusqlite::ffi::SQLITE_DBSTATUS_DEFERRED_FKS, &mut open, &mut most, 0) };
     // If SQLite does not tell, the second pass looks for itself.
     code != rusqlite::ffi::SQLITE_OK || open != 0
-}
-
-/// Refused rows: named up to a number and a page's worth of bytes, since each may bring a large row of this server's; the
-/// others are counted. The device parks the named and sends the rest.
-struct Refusals {
-    rows: Vec<Refusal>,
-    total: u64,
-    most: usize,
-    room: usize,
-}
-
-impl Refusals {
-    fn new(limits: &Limits) -> Refusals {
-        Refusals { rows: Vec::new(), total: 0, most: limits.refusals, room: limits.page_bytes }
-    }
-    fn add(&mut self, tx: &mut Tx, scope: &Scope, pushed: &Pushed, reason: Reason, message: String) -> Result<(), Error> {
-        self.total += 1;
-        if self.rows.len() < self.most && self.room > 0 {
-            let row = refusal(tx, scope, pushed, reason, message)?;
-            let bytes: usize = row.server_row.iter().flat_map(|r| r.values()).chain(row.key.values()).map(syncline_core::Value::size).sum();
-            self.room = self.room.saturating_sub(bytes);
-            self.rows.push(row);
-        }
-        Ok(())
-    }
-    fn outcome(self) -> Outcome {
-        Outcome::Rejected { rows: self.rows, total: self.total }
-    }
-}
-
-fn refusal(tx: &mut Tx, scope: &Scope, pushed: &Pushed, reason: Reason, message: String) -> Result<Refusal, Error> {
-    let (t, x) = (&pushed.table, &pushed.incoming);
-    let here = tx.load_complete(scope, t, &x.key)?;
-    let op = if x.state.is_dead() {
-        "delete"
-    } else if x.seq.0 == 0 {
-        "insert"
-    } else {
-        "update"
-    };
-    Ok(Refusal {
-        schema: "main".into(),
-        table: t.def.name.clone(),
-        key: t.key_object(&x.key),
-        op: op.into(),
-        base_row_version: x.seq,
-        server_row_version: here.version,
-        server_row_deleted: !here.is_new() && here.state.is_dead(),
-        server_row: here.is_shown().then(|| t.row_object(&x.key, &here.state)),
-        reason,
-        message,
-    })
 }

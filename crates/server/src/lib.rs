@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod api_error;
 pub mod ask;
 pub mod authority;
+mod bundle;
 pub mod collect;
 pub mod commit;
 pub mod engine;

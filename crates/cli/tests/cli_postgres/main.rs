@@ -9,6 +9,8 @@ mod chaos;
 mod conflicts;
 #[path = "../cli/hard.rs"]
 mod hard;
+#[path = "../cli/policies.rs"]
+mod policies;
 #[path = "../cli/postgres.rs"]
 mod postgres;
 // Some of what these offer is for tests of `cli` alone.

@@ -7,6 +7,7 @@ use crate::api_error::ApiError;
 use crate::postgres::Env;
 use crate::postgres::db::Tx;
 use crate::postgres::expr;
+use crate::postgres::journal;
 use crate::postgres::registry::{Registry, Table};
 use crate::postgres::rows::{self, Kind, Record};
 use crate::postgres::scope::{Bundle, Scope};
@@ -14,7 +15,7 @@ use crate::postgres::types::{self, Cell};
 use crate::postgres::write::{Action, Planned, Unwritten, write};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use syncline_core::{BundleId, ColSet, Hlc, Key, Nonce, RowState, Seq, SourceId, Stamp};
+use syncline_core::{BundleId, Cell as SharedCell, ColSet, Hlc, Key, Nonce, RowState, Seq, SourceId, Stamp};
 use tokio_postgres::types::Type;
 
 /// Captures that are taken at a time, so that memory stays flat.
@@ -149,6 +150,7 @@ async fn absorb_rows(
     let mut defaults: HashMap<(i32, usize), Cell> = HashMap::new();
     let mut saved: Vec<(i32, Key, Record)> = Vec::new();
     let mut unlike = Vec::new();
+    let mut lost = Vec::new();
     for (((t, _, fold), key), cells) in folds.into_iter().zip(chosen).zip(current) {
         let mut record = records.remove(&(t.n, key.clone())).unwrap_or_else(Record::unknown);
         if let Some(cells) = &cells {
@@ -159,6 +161,10 @@ async fn absorb_rows(
             }
         }
         let absorbed = absorb_row(&t, &mut record, &fold, cells, env, seq, &defaults);
+        for (c, cell) in &absorbed.misfits {
+            let won = record.state.cell(*c).map(|x| x.value.clone()).unwrap_or_default();
+            lost.extend(journal::misfit(&t, &key, *c, cell, won, env));
+        }
         if absorbed.differs {
             unlike.push((t.clone(), key.clone(), record.state.clone()));
         }
@@ -170,6 +176,7 @@ async fn absorb_rows(
     }
     let saved: Vec<(i32, &Key, &Record)> = saved.iter().map(|(n, key, record)| (*n, key, record)).collect();
     rows::save(tx, &scope.id.0, &saved).await?;
+    journal::keep(tx, registry, scope, &lost, seq, env.now_ms).await?;
     put_back(tx, scope, &unlike).await?;
     Ok(changed)
 }
@@ -204,6 +211,8 @@ struct OneRow {
     changed: bool,
     /// Whether the state now shows something else than the table.
     differs: bool,
+    /// Values that their columns' policies do not take; the table shows again what was there.
+    misfits: Vec<(usize, SharedCell)>,
 }
 
 /// Makes one row's captured writes part of its state.
@@ -212,6 +221,7 @@ fn absorb_row(t: &Table, record: &mut Record, fold: &Fold, current: Option<Vec<C
     let was_shown = record.is_shown();
     let mut changed = ColSet::none();
     let (mut born, mut differs) = (false, false);
+    let mut misfits = Vec::new();
     if was_shown && (current.is_none() || (fold.deleted && fold.inserted)) {
         record.state.delete(stamp(record), &t.policies);
         record.kind = Kind::Tombstone;
@@ -247,6 +257,7 @@ fn absorb_row(t: &Table, record: &mut Record, fold: &Fold, current: Option<Vec<C
                 let before = record.state.cell(c).map(|x| x.value.clone());
                 if policy.is_computed() && policy.misfit(&value).is_some() && before.is_some() {
                     differs = true;
+                    misfits.push((c, SharedCell { stamp: now, value }));
                     continue;
                 }
                 match policy.misfit(&value) {
@@ -269,10 +280,10 @@ fn absorb_row(t: &Table, record: &mut Record, fold: &Fold, current: Option<Vec<C
         }
     }
     if changed.is_empty() {
-        return OneRow { changed: false, differs };
+        return OneRow { changed: false, differs, misfits };
     }
     record.number(t, &changed, seq, born);
-    OneRow { changed: true, differs }
+    OneRow { changed: true, differs, misfits }
 }
 
 /// Returns what a column holds where nobody wrote it.

@@ -4,20 +4,20 @@
 //! objects, a second transaction goes row by row with savepoints (`diagnose`) and finds every offender.
 
 use crate::api_error::ApiError;
+use crate::bundle::{Translated, check_limits, journal_of, translate};
 use crate::postgres::absorb::absorb_own;
 use crate::postgres::db::Tx;
 use crate::postgres::diagnose::diagnose;
 use crate::postgres::registry::Registry;
 use crate::postgres::rows::{self, Kind, Record, Records};
 use crate::postgres::scope::{Bundle, Scope};
-use crate::postgres::translate::{Pushed, Refusals, Translated, translate};
+use crate::postgres::translate::{Pushed, Refusals, rejected};
 use crate::postgres::types::Cell;
 use crate::postgres::write::{self, Action, Planned, Unwritten};
-use crate::postgres::{Env, db};
+use crate::postgres::{Env, db, journal};
 use std::collections::HashSet;
 use syncline_core::schema::Action as ForeignAction;
-use syncline_core::{Acked, DeviceId, Key, Limits, Outcome, Push, Reason, RowState, Seq, SourceId};
-use syncline_replica::apply::strangers;
+use syncline_core::{Acked, DeviceId, Key, Limits, Lost, Outcome, Push, Reason, RowState, Seq, SourceId};
 use tokio_postgres::types::Type;
 
 /// A push that was looked at. An answer can be built from nothing else.
@@ -77,26 +77,28 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
         return nothing(Outcome::StaleAttempt);
     }
     scope.note_source(tx, source, device, watermark, push.attempt).await?;
-    crate::postgres::translate::check_limits(push, limits)?;
-    let rows = match translate(registry, push, limits, env.now_ms)? {
+    check_limits(push, limits)?;
+    let rows = match translate(push, limits, env.now_ms, |name| registry.find(name))? {
         Translated::Rows(rows) => rows,
         Translated::Refused(refused) => {
             let here = load(tx, scope, refused.pushed()).await?;
-            return nothing(refused.outcome(&here));
+            return nothing(rejected(refused, &here));
         }
     };
     let before = load(tx, scope, rows.iter()).await?;
-    let mut collided = Refusals::new(limits);
-    for row in rows.iter().filter(|r| r.seq.0 == 0 && r.table.def.integer_key().is_some()) {
-        if before.get(&row.place()).is_some_and(|here| strangers(&here.state, &row.state, &row.mask)) {
-            collided.add(row, Reason::KeyCollision, "another device gave this key to another row".into());
+    let mut refused = Refusals::new(limits);
+    for (row, here) in rows.iter().filter_map(|r| Some((r, before.get(&r.place())?))) {
+        if row.collides(&here.state) {
+            refused.add(row, Reason::KeyCollision, "another device gave this key to another row".into());
+        } else if let Some(why) = row.is_stale(here.seq, &here.state) {
+            refused.add(row, Reason::Version, why);
         }
     }
-    if collided.total > 0 {
-        return nothing(collided.outcome(&before));
+    if refused.total > 0 {
+        return nothing(rejected(refused, &before));
     }
-    let is_missing = |r: &Pushed| r.partial && before.get(&r.place()).is_none_or(|k| k.kind == Kind::Gravestone);
-    let incomplete: Vec<u32> = rows.iter().enumerate().filter(|(_, r)| is_missing(r)).map(|(i, _)| i as u32).collect();
+    let has_image = |r: &Pushed| before.get(&r.place()).is_some_and(|k| k.kind != Kind::Gravestone);
+    let incomplete: Vec<u32> = rows.iter().enumerate().filter(|(_, r)| r.is_incomplete(has_image(r))).map(|(i, _)| i as u32).collect();
     if !incomplete.is_empty() {
         return nothing(Outcome::Incomplete(incomplete));
     }
@@ -124,7 +126,7 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
         Mode::Diagnose => {
             let refused = diagnose(tx, registry, scope, &rows, &merged, &before, limits).await?;
             if let Some(refused) = refused {
-                return nothing(refused.outcome(&before));
+                return nothing(rejected(refused, &before));
             }
         }
     }
@@ -134,21 +136,25 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
     let mut altered = HashSet::new();
     let mut saved: Vec<(i32, &Key, Record)> = Vec::with_capacity(rows.len());
     let mut hash = 0u64;
+    // What the device saw lose, and what loses here.
+    let mut lost = journal_of(push, limits, env.now_ms);
     for (row, merged) in rows.iter().zip(merged) {
         if !merged.as_sent {
             altered.insert(row.place());
         }
+        lost.extend(merged.lost.iter().filter_map(|l| journal::entry(&row.table, &row.incoming.key, l, env)));
         if merged.touched {
             let mut record = merged.record;
-            scope.add_digest(record.settle(&row.table, &row.key));
+            scope.add_digest(record.settle(&row.table, &row.incoming.key));
             hash = hash.wrapping_add(record.hash);
-            saved.push((row.table.n, &row.key, record));
+            saved.push((row.table.n, &row.incoming.key, record));
         }
     }
     let saved = saved.iter().map(|(n, key, record)| (*n, *key, record));
     let (new, known): (Vec<_>, Vec<_>) = saved.partition(|(n, key, _)| !before.contains_key(&(*n, (*key).clone())));
     rows::insert(tx, &scope.id.0, &new).await?;
     rows::save(tx, &scope.id.0, &known).await?;
+    journal::keep(tx, registry, scope, &lost, seq, env.now_ms).await?;
     if watching {
         tx.batch(&applying(true)).await?;
         altered.extend(absorb_own(tx, registry, scope, env, seq).await?);
@@ -177,12 +183,14 @@ pub struct Merged {
     pub touched: bool,
     /// Whether the merged state is exactly what was sent.
     pub as_sent: bool,
+    /// What was dropped.
+    pub lost: Vec<Lost>,
 }
 
 impl Merged {
     /// Returns what is to be done with the business row.
     pub fn planned<'a>(&'a self, row: &'a Pushed) -> Planned<'a> {
-        Planned { table: &row.table, key: &row.key, action: self.action, columns: self.columns.clone(), state: &self.record.state }
+        Planned { table: &row.table, key: &row.incoming.key, action: self.action, columns: self.columns.clone(), state: &self.record.state }
     }
 }
 
@@ -191,18 +199,18 @@ fn merge(row: &Pushed, here: Option<&Record>, seq: Seq) -> Merged {
     let t = &*row.table;
     let written = |state: &RowState| (0..t.columns.len()).filter(|c| state.cell(*c).is_some()).collect::<Vec<_>>();
     let mut record = here.cloned().unwrap_or_else(Record::unknown);
-    if record.is_new() && row.state.ground.is_empty() {
+    if record.is_new() && row.incoming.state.ground.is_empty() {
         // Nothing to merge with: the state is what was sent.
-        record.state = row.state.clone();
+        record.state = row.incoming.state.clone();
         let as_sent = record.state.confirm(&t.policies, seq).is_empty();
         record.number(t, &t.all_columns(), seq, true);
         let action = if record.state.is_dead() { Action::Nothing } else { Action::Insert };
         let columns = written(&record.state);
-        return Merged { record, action, columns, touched: true, as_sent };
+        return Merged { record, action, columns, touched: true, as_sent, lost: vec![] };
     }
     let before = record.state.clone();
     let (was_dead, was_gravestone, was_shown) = (before.is_dead(), record.kind == Kind::Gravestone, record.is_shown());
-    let mut changed = record.state.merge(&row.state, &row.mask, &t.policies).changed;
+    let syncline_core::row::Merged { mut changed, lost } = record.state.merge(&row.incoming.state, &row.incoming.mask, &t.policies);
     record.state.confirm(&t.policies, seq).into_iter().for_each(|c| changed.insert(c));
     let as_sent = row.is_as_sent(&record.state);
     let born = was_dead && !record.state.is_dead();
@@ -211,13 +219,13 @@ fn merge(row: &Pushed, here: Option<&Record>, seq: Seq) -> Merged {
     }
     if !as_sent {
         // Numbered too, although nothing changed here: the sender must hear what it has not got.
-        for c in row.mask.columns().filter(|c| !record.state.cell_eq(&row.state, *c)) {
+        for c in row.incoming.mask.columns().filter(|c| !record.state.cell_eq(&row.incoming.state, *c)) {
             changed.insert(c);
         }
         changed.insert_liveness();
     }
     if changed.is_empty() {
-        return Merged { record, action: Action::Nothing, columns: vec![], touched: false, as_sent };
+        return Merged { record, action: Action::Nothing, columns: vec![], touched: false, as_sent, lost };
     }
     let (action, columns) = match (was_shown, record.state.is_dead()) {
         (true, true) => (Action::Delete, vec![]),
@@ -230,7 +238,7 @@ fn merge(row: &Pushed, here: Option<&Record>, seq: Seq) -> Merged {
         }
     };
     record.number(t, &changed, seq, born);
-    Merged { record, action, columns, touched: true, as_sent }
+    Merged { record, action, columns, touched: true, as_sent, lost }
 }
 
 /// Whether the database may do more in this commit than we tell it to: business triggers, or foreign-key actions.
@@ -277,10 +285,10 @@ pub fn acted_on(registry: &Registry) -> Vec<i32> {
 /// Takes the locks of a push's business rows before anything is absorbed. A second try does: somebody may write the same row
 /// again and again, faster than a first try gets from absorbing to writing.
 pub async fn lock_rows(tx: &Tx, registry: &Registry, scope: &Scope, push: &Push, limits: &Limits, now_ms: i64) -> Result<(), ApiError> {
-    let Translated::Rows(rows) = translate(registry, push, limits, now_ms)? else { return Ok(()) };
+    let Translated::Rows(rows) = translate(push, limits, now_ms, |name| registry.find(name))? else { return Ok(()) };
     tx.batch("SET LOCAL lock_timeout = '900ms'").await?;
     for t in registry.all() {
-        let keys: Vec<Key> = rows.iter().filter(|r| r.table.n == t.n).map(|r| r.key.clone()).collect();
+        let keys: Vec<Key> = rows.iter().filter(|r| r.table.n == t.n).map(|r| r.incoming.key.clone()).collect();
         rows::lock_business(tx, &scope.id.0, t, &keys).await?;
     }
     Ok(())

@@ -196,7 +196,7 @@ impl Pass<'_> {
 
     /// Of a parent that goes and a child that stays, the one in this bundle that makes the trouble is refused.
     fn culprit(&self, orphan: &Orphan, known: &HashMap<usize, Clash>) -> (Option<usize>, String) {
-        let is_child = |r: &Pushed| r.table.n == orphan.child.n && orphan.keys.contains(&r.key) && !r.state.is_dead();
+        let is_child = |r: &Pushed| r.table.n == orphan.child.n && orphan.keys.contains(&r.incoming.key) && !r.incoming.state.is_dead();
         let open = |i: &usize| !known.contains_key(i);
         if let Some(i) = (0..self.rows.len()).filter(open).find(|i| is_child(&self.rows[*i])) {
             return (Some(i), "it points at a row that does not exist".into());
@@ -212,7 +212,7 @@ impl Pass<'_> {
             return false;
         }
         let Some(before) = self.before.get(&row.place()) else { return false };
-        let key = row.key.decode().unwrap_or_default();
+        let key = row.incoming.key.decode().unwrap_or_default();
         t.def.referenced_columns(&orphan.key).iter().zip(&orphan.pointed).all(|(column, cell)| {
             let at = t.key.iter().position(|k| k.eq_ignore_ascii_case(column));
             let value = match at {

@@ -12,6 +12,7 @@ mod db;
 mod ddl;
 mod diagnose;
 mod expr;
+mod journal;
 pub mod members;
 mod migrate;
 mod pull;

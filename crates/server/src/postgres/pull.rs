@@ -3,6 +3,7 @@
 use crate::api_error::ApiError;
 use crate::postgres::commit::Receipt;
 use crate::postgres::db::Tx;
+use crate::postgres::journal;
 use crate::postgres::registry::Registry;
 use crate::postgres::rows::{COLUMNS, Kind, Record};
 use crate::postgres::scope::Scope;
@@ -85,8 +86,9 @@ pub async fn read_answer(
         Some(next) if request.page.is_none() => rows_left(tx, scope, next).await?,
         _ => 0,
     };
+    let journal = if next.is_none() { journal::to_send(tx, registry, scope, from, head).await? } else { vec![] };
     answer.delta =
-        Some(Delta { scope: scope.id.clone(), from, to: head, chain, floor: scope.floor, digest: scope.digest, next, rows_left: left, rows, journal: vec![] });
+        Some(Delta { scope: scope.id.clone(), from, to: head, chain, floor: scope.floor, digest: scope.digest, next, rows_left: left, rows, journal });
     Ok(answer)
 }
 

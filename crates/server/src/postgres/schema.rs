@@ -43,12 +43,6 @@ async fn take(tx: &Tx, theirs: &Schema, env: &Env) -> Result<(), ApiError> {
     let refused = |e: SchemaError| ApiError::BadRequest(e.to_string());
     validate(theirs).map_err(refused)?;
     let before = Registry::read(tx).await?;
-    if let Some(table) = theirs.tables.iter().find(|t| t.options.policy.as_deref() == Some(syncline_core::policy::REJECT)) {
-        return Err(ApiError::BadRequest(format!(
-            "table `{}`: policy = \"reject\" is not in this version of the PostgreSQL store yet; use the embedded one",
-            table.name
-        )));
-    }
     let merged = merge_schema(&before.schema(), theirs).map_err(refused)?;
     let ruled = new_rules(&merged.schema, theirs)?;
     if merged.new_tables.is_empty() && merged.new_columns.is_empty() && ruled.is_empty() && merged.schema.version == before.version {

@@ -110,6 +110,9 @@ impl Bed {
             let words: Vec<Option<String>> =
                 table.columns.iter().map(|c| [("hits", "counter"), ("best", "max")].iter().find(|p| p.0 == c.name).and_then(|p| policy(p.1))).collect();
             table.columns.iter_mut().zip(words).for_each(|(c, word)| c.policy = word);
+            if table.name == "invoice" {
+                table.options.policy = Some("reject".into());
+            }
         }
         let request = EnrolRequest {
             version: VERSION,
@@ -132,6 +135,7 @@ impl Bed {
             clock: 0,
             cursor: None,
             rows: BTreeMap::new(),
+            journal: vec![],
         }
     }
 }
@@ -148,6 +152,8 @@ pub struct Device {
     clock: u64,
     /// What it holds: state and version, by table and key.
     pub rows: BTreeMap<(String, Key), (RowState, Seq)>,
+    /// The values that lost, as the authority told of them.
+    pub journal: Vec<JournalEntry>,
 }
 
 /// A row on its way up.
@@ -287,6 +293,7 @@ impl Device {
     }
     /// Merges a page.
     pub fn apply(&mut self, delta: &Delta) {
+        self.journal.extend(delta.journal.iter().cloned());
         for row in &delta.rows.rows {
             let table = delta.rows.tables[row.table as usize].name.clone();
             let decoded = delta.rows.open(row).unwrap();

@@ -38,4 +38,6 @@ on_both_stores! {
     what_business_triggers_and_cascades_do_belongs_to_the_bundle
     a_scope_of_somebody_else_answers_like_one_that_is_not_there
     a_counter_adds_up_and_a_max_never_goes_down
+    an_edit_of_an_invoice_that_was_begun_on_another_version_is_refused
+    what_loses_against_a_concurrent_write_is_told_to_every_device
 }

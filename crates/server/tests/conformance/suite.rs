@@ -433,3 +433,67 @@ pub fn a_counter_adds_up_and_a_max_never_goes_down(mut bed: Bed) {
     assert_eq!(a.rows, b.rows);
     assert_eq!(bed.one("SELECT hits || ' ' || best FROM tally"), "118 9");
 }
+
+pub fn an_edit_of_an_invoice_that_was_begun_on_another_version_is_refused(mut bed: Bed) {
+    let tables = "CREATE TABLE invoice(id TEXT PRIMARY KEY, amount INTEGER, note TEXT)";
+    let (mut a, mut b) = (bed.device("ada", tables), bed.device("ada", ""));
+    let row = a.insert("invoice", key("i"), vec![Value::Int(10), Value::Null]);
+    a.push(&bed.store, vec![row]);
+    b.pull(&bed.store);
+    let (mine, theirs) = (a.update("invoice", key("i"), &[("amount", Value::Int(20))]), b.update("invoice", key("i"), &[("note", text("late"))]));
+    a.push(&bed.store, vec![mine]);
+    let found = refused(b.push(&bed.store, vec![theirs])).remove(0);
+    assert_eq!((found.reason, found.op.as_str(), found.base_row_version, found.server_row_version), (Reason::Version, "update", Seq(1), Seq(2)));
+    assert_eq!(found.server_row.unwrap()["amount"], Value::Int(20));
+    // What a SQL client wrote since counts as well; an edit that has seen all of it goes through.
+    bed.sql("UPDATE invoice SET amount = 25");
+    let stale = b.update("invoice", key("i"), &[("amount", Value::Int(30))]);
+    assert_eq!(refused(b.push(&bed.store, vec![stale]))[0].server_row_version, Seq(3));
+    b.pull(&bed.store);
+    let fresh = b.update("invoice", key("i"), &[("amount", Value::Int(30))]);
+    assert_eq!(committed(&b.push(&bed.store, vec![fresh])), Seq(4));
+    // A deletion that has not seen it is refused too, and a row that nobody has is nobody's older version.
+    let (gone, new) = (a.delete("invoice", key("i")), a.insert("invoice", key("j"), vec![Value::Int(1), Value::Null]));
+    let found = refused(a.push(&bed.store, vec![gone, new.clone()]));
+    assert_eq!((found.len(), found[0].op.as_str(), found[0].reason), (1, "delete", Reason::Version));
+    assert_eq!(committed(&a.push(&bed.store, vec![new])), Seq(5));
+    assert_eq!(bed.one("SELECT amount FROM invoice WHERE id = 'i'"), "30");
+}
+
+pub fn what_loses_against_a_concurrent_write_is_told_to_every_device(mut bed: Bed) {
+    let (mut a, mut b) = two(&mut bed);
+    let row = a.insert("person", key("p"), vec![Value::Null, Value::Int(1), text("P")]);
+    a.push(&bed.store, vec![row]);
+    b.pull(&bed.store);
+    let earlier = a.update("person", key("p"), &[("name", text("earlier"))]);
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    let later = b.update("person", key("p"), &[("name", text("later")), ("age", Value::Int(2))]);
+    b.push(&bed.store, vec![later.clone()]);
+    a.push(&bed.store, vec![earlier.clone()]);
+    b.pull(&bed.store);
+    let mut c = bed.device("ada", "");
+    c.pull(&bed.store);
+    let stamp = earlier.state.cell(2).unwrap().stamp;
+    for device in [&a, &b, &c] {
+        let told: Vec<_> = device.journal.iter().map(|e| (e.table.as_str(), e.column.as_str(), &e.lost, &e.won, e.writer, e.hlc, e.reason.as_str())).collect();
+        assert_eq!(told, [("person", "name", &text("earlier"), &text("later"), stamp.writer, stamp.hlc, "superseded")]);
+        assert_eq!(device.journal[0].key, key("p"));
+    }
+    // Told once to each. What a device saw lose goes along with its bundle, once however often it comes.
+    let mut seen = c.pushing(vec![]);
+    let row = c.insert("person", key("q"), vec![Value::Null, Value::Null, text("Q")]);
+    seen.scopes[0].push.as_mut().unwrap().rows = c.pushing(vec![row]).scopes.remove(0).push.unwrap().rows;
+    let entry = |lost: Value| JournalEntry { column: "age".into(), lost, reason: "row_ended".into(), ..a.journal[0].clone() };
+    let nonsense = [JournalEntry { table: "nothing".into(), ..entry(text("x")) }, JournalEntry { reason: "nonsense".into(), ..entry(text("x")) }];
+    let push = seen.scopes[0].push.as_mut().unwrap();
+    push.journal = [entry(Value::Real(0.5)), entry(Value::Real(0.5)), a.journal[0].clone()].into_iter().chain(nonsense).collect();
+    bed.store.sync(&c.caller, seen).unwrap();
+    (a.journal, b.journal) = (vec![], vec![]);
+    for device in [&mut a, &mut b] {
+        device.pull(&bed.store);
+        let told: Vec<_> = device.journal.iter().map(|e| (e.column.as_str(), &e.lost, e.reason.as_str())).collect();
+        assert_eq!(told, [("age", &Value::Real(0.5), "row_ended")]);
+        device.pull(&bed.store);
+        assert_eq!(device.journal.len(), 1);
+    }
+}
