@@ -34,6 +34,20 @@ impl Database {
     ///
     /// A database that is attached and has its key is refused, unless the server no longer takes it. A copy without a key gets a
     /// fresh identity and source, and keeps its work.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// let (url, [token, another]) = server(dir.path());
+    /// let attached = db.attach(&url, &token, "laptop")?;
+    /// assert_eq!(attached.account, "ada");
+    /// // The second device starts from nothing.
+    /// use syncline::{Database, Options};
+    /// let phone = Database::open_or_create(dir.path().join("phone.db"), Options { home: Some(dir.path().join("phone")), ..Options::default() })?;
+    /// assert_eq!(phone.attach(&url, &another, "phone")?.created_tables, ["note"]);
+    /// # Ok(()) }
+    /// ```
     pub fn attach(&self, url: &str, token: &str, name: &str) -> Result<Attached, Error> {
         let inner = &self.inner;
         let mut side = lock(&inner.sync_side);

@@ -58,6 +58,20 @@ impl Shared {
 }
 
 /// A database that syncs by itself, until this is stopped or dropped.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+/// # fn main() -> Result<(), syncline::Error> {
+/// # let (dir, db) = synced_notes();
+/// let sync = db.start_sync()?;
+/// db.write(|tx| tx.execute("INSERT INTO note(id) VALUES('a')", []))?;
+/// let reports = sync.reports();
+/// while db.status()?.pending + db.status()?.captured > 0 {
+///     reports.recv().unwrap();
+/// }
+/// sync.stop();
+/// # Ok(()) }
+/// ```
 pub struct SyncHandle {
     db: Database,
     shared: Arc<Shared>,
@@ -68,6 +82,16 @@ pub struct SyncHandle {
 impl Database {
     /// Starts syncing in the background: now, after writes (of any process), on wakes from the server, every 15 minutes, and
     /// with growing pauses after failures. One handle per opening.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// let sync = db.start_sync()?;
+    /// assert!(db.start_sync().is_err(), "one is enough");
+    /// sync.stop();
+    /// # Ok(()) }
+    /// ```
     pub fn start_sync(&self) -> Result<SyncHandle, Error> {
         // Found out here rather than in a thread nobody looks at. The link itself is made again where it is used.
         watch_link(&self.inner)?;
@@ -94,6 +118,16 @@ impl Database {
 
 impl SyncHandle {
     /// Returns a stream of the status: as it is now, and whenever it changes.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// let sync = db.start_sync()?;
+    /// let status = sync.status().recv().unwrap();
+    /// println!("{:?}, {} rows wait", status.state, status.pending);
+    /// # Ok(()) }
+    /// ```
     pub fn status(&self) -> Receiver<Status> {
         let (to, from) = channel();
         let _ = self.to_loop.send(Message::Subscribe(to));
@@ -101,6 +135,15 @@ impl SyncHandle {
     }
 
     /// Returns a stream of what each sync did, beginning with the last one if there was one.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// let sync = db.start_sync()?;
+    /// assert!(sync.reports().recv().unwrap().is_success());
+    /// # Ok(()) }
+    /// ```
     pub fn reports(&self) -> Receiver<SyncReport> {
         let (to, from) = channel();
         let _ = self.to_loop.send(Message::SubscribeReports(to));
@@ -108,37 +151,105 @@ impl SyncHandle {
     }
 
     /// Asks for a sync at once, whatever the backoff.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// let sync = db.start_sync()?;
+    /// sync.sync_now(); // pull to refresh
+    /// # Ok(()) }
+    /// ```
     pub fn sync_now(&self) {
         let _ = self.to_loop.send(Message::Event(Event::Demand));
     }
 
     /// Says what the host's network is now. A network that has come ends a backoff, unless the server asked for time.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// use syncline::machine::Network;
+    /// let sync = db.start_sync()?;
+    /// sync.network(Network::Metered);
+    /// sync.network(Network::Unmetered);
+    /// # Ok(()) }
+    /// ```
     pub fn network(&self, network: Network) {
         let _ = self.to_loop.send(Message::Event(Event::Network(network)));
     }
 
     /// Says whether the host's battery is to be spared.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// let sync = db.start_sync()?;
+    /// sync.battery(true);
+    /// # Ok(()) }
+    /// ```
     pub fn battery(&self, low: bool) {
         let _ = self.to_loop.send(Message::Event(Event::Battery { low }));
     }
 
     /// Says that the app came back to the foreground. Syncs at once, at most every 30 s.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// let sync = db.start_sync()?;
+    /// sync.resumed();
+    /// # Ok(()) }
+    /// ```
     pub fn resumed(&self) {
         let _ = self.to_loop.send(Message::Event(Event::Resumed));
     }
 
     /// Says that the host gives the app this much time in the background: syncs at once, and ends before it is over.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// let sync = db.start_sync()?;
+    /// sync.window(std::time::Duration::from_secs(25));
+    /// # Ok(()) }
+    /// ```
     pub fn window(&self, time: Duration) {
         let until_ms = now_ms().saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
         let _ = self.to_loop.send(Message::Event(Event::Window { until_ms }));
     }
 
     /// Sets what is worth a metered network or a low battery.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// use syncline::machine::Policy;
+    /// let sync = db.start_sync()?;
+    /// sync.policy(Policy::default());
+    /// # Ok(()) }
+    /// ```
     pub fn policy(&self, policy: Policy) {
         let _ = self.to_loop.send(Message::Policy(policy));
     }
 
     /// Stops and waits for both threads. A request under way is waited for, at most as long as its link's stall.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// let sync = db.start_sync()?;
+    /// sync.stop();
+    /// // The database goes on; only syncing has ended.
+    /// db.write(|tx| tx.execute("INSERT INTO note(id) VALUES('a')", []))?;
+    /// # Ok(()) }
+    /// ```
     pub fn stop(mut self) {
         self.end();
     }

@@ -27,6 +27,16 @@ use syncline_replica::{Conflict, Env, Journalled, Pending, Replica, Resolution, 
 const BUSY: Duration = Duration::from_secs(5);
 
 /// How a database is opened.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+/// # fn main() -> Result<(), syncline::Error> {
+/// # let (dir, db) = notes();
+/// use syncline::{Database, Options};
+/// let options = Options { home: Some(dir.path().join("home")), app_version: "2.1.0".into(), ..Options::default() };
+/// let db = Database::open(dir.path().join("app.db"), options)?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where device keys and anchors live; `None` is `identity::home_dir()`.
@@ -48,6 +58,16 @@ impl Default for Options {
 }
 
 /// A database that syncs. Cheap to clone; all clones are one opening.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+/// # fn main() -> Result<(), syncline::Error> {
+/// # let (dir, db) = notes();
+/// let same = db.clone();
+/// db.write(|tx| tx.execute("INSERT INTO note(id) VALUES('a')", []))?;
+/// assert_eq!(same.query("SELECT count(*) FROM note", [], |r| r.get::<_, i64>(0))?, [1]);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Database {
     pub(crate) inner: Arc<Inner>,
@@ -160,6 +180,19 @@ fn has_sidecar(conn: &Connection) -> Result<bool, Error> {
 impl Database {
     /// Makes a database's tables syncable. Changes no user row, is safe to repeat, and does all or nothing: a table that cannot
     /// be synced is refused by name with its remedy, and the file is then as it was.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// use syncline::{Database, SyncOptions, rusqlite::Connection};
+    /// let path = dir.path().join("other.db");
+    /// Connection::open(&path).and_then(|c| c.execute_batch("CREATE TABLE t(id TEXT PRIMARY KEY); CREATE TABLE no_key(x)")).map_err(syncline::Error::app)?;
+    /// let refused = Database::init(&path, &SyncOptions::default()).unwrap_err();
+    /// assert!(refused.to_string().contains("no_key"), "{refused}");
+    /// Database::init(&path, &SyncOptions { except: vec!["no_key".into()], ..SyncOptions::default() })?;
+    /// # Ok(()) }
+    /// ```
     pub fn init(path: impl AsRef<Path>, options: &SyncOptions) -> Result<Introspection, Error> {
         let conn = open_connection(path.as_ref(), false)?;
         let fresh = !has_sidecar(&conn)?;
@@ -187,6 +220,17 @@ impl Database {
     }
 
     /// Opens a database that `init` or `attach` prepared.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// use syncline::{Database, Options};
+    /// let missing = Database::open(dir.path().join("nowhere.db"), Options::default());
+    /// assert_eq!(missing.err().map(|e| e.code()).as_deref(), Some("missing"));
+    /// Database::open(dir.path().join("app.db"), Options::default())?;
+    /// # Ok(()) }
+    /// ```
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Database, Error> {
         let conn = open_connection(path.as_ref(), false)?;
         let path = canonical(path.as_ref())?;
@@ -216,6 +260,17 @@ impl Database {
 
     /// Opens a database to attach it: a missing or empty file is made ready to receive tables; one that has tables must have
     /// been through `init`, which says which of them sync.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// use syncline::{Database, Options};
+    /// // A second device: its tables come with `attach`.
+    /// let phone = Database::open_or_create(dir.path().join("phone.db"), Options::default())?;
+    /// assert!(phone.explain()?.is_empty());
+    /// # Ok(()) }
+    /// ```
     pub fn open_or_create(path: impl AsRef<Path>, options: Options) -> Result<Database, Error> {
         let conn = open_connection(path.as_ref(), true)?;
         let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0)).doing("reading the database")?;
@@ -229,18 +284,50 @@ impl Database {
     }
 
     /// Returns the file's canonical path.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// assert_eq!(db.path().file_name().and_then(|n| n.to_str()), Some("app.db"));
+    /// # Ok(()) }
+    /// ```
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
 
     /// Returns a fresh ordinary connection for the app. Its writes are captured as any program's are; the loop and observers
     /// notice them within `Options::poll`, those of [`Database::write`] at once.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// let conn = db.connection()?;
+    /// conn.execute("INSERT INTO note(id, title) VALUES('a', 'by any program')", []).map_err(syncline::Error::app)?;
+    /// assert_eq!(db.status()?.captured, 1);
+    /// # Ok(()) }
+    /// ```
     pub fn connection(&self) -> Result<Connection, Error> {
         open_connection(&self.inner.path, false)
     }
 
     /// Runs an app's transaction, tells observers, and wakes the loop. On an error nothing of it remains. `work` must not call
     /// `write`, `query` or a method that syncs on the same database: it holds the app's connection.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// db.write(|tx| {
+    ///     tx.execute("INSERT INTO note(id, title) VALUES(?1, ?2)", ["a", "hello"])?;
+    ///     tx.execute("UPDATE note SET votes = votes + 1 WHERE id = 'a'", [])
+    /// })?;
+    /// // All or nothing.
+    /// assert!(db.write(|tx| { tx.execute("DELETE FROM note", [])?; tx.execute("nonsense", []) }).is_err());
+    /// assert_eq!(db.query("SELECT votes FROM note", [], |r| r.get::<_, i64>(0))?, [1]);
+    /// # Ok(()) }
+    /// ```
     pub fn write<T>(&self, work: impl FnOnce(&Transaction) -> rusqlite::Result<T>) -> Result<T, Error> {
         let mut app = lock(&self.inner.app);
         let conn = app.as_mut().ok_or(Error::NotAttached)?;
@@ -270,6 +357,16 @@ impl Database {
     }
 
     /// Reads rows on the app's connection.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// db.write(|tx| tx.execute("INSERT INTO note(id, title) VALUES('a', 'hello')", []))?;
+    /// let titles: Vec<String> = db.query("SELECT title FROM note WHERE id = ?1", ["a"], |row| row.get(0))?;
+    /// assert_eq!(titles, ["hello"]);
+    /// # Ok(()) }
+    /// ```
     pub fn query<T>(&self, sql: &str, params: impl Params, map: impl FnMut(&Row) -> rusqlite::Result<T>) -> Result<Vec<T>, Error> {
         let app = lock(&self.inner.app);
         let conn = app.as_ref().ok_or(Error::NotAttached)?;
@@ -277,6 +374,16 @@ impl Database {
     }
 
     /// Lists what the authority has not confirmed, in order of writing, at most `limit`.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// db.write(|tx| tx.execute("INSERT INTO note(id) VALUES('a')", []))?;
+    /// let waiting = db.pending(100)?;
+    /// assert_eq!((waiting[0].table.as_str(), waiting[0].op.as_str()), ("note", "insert"));
+    /// # Ok(()) }
+    /// ```
     pub fn pending(&self, limit: usize) -> Result<Vec<Pending>, Error> {
         self.inner.with(|tx| {
             tx.absorb()?;
@@ -286,6 +393,16 @@ impl Database {
     }
 
     /// Lists what waits for a decision, oldest first.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// for conflict in db.conflicts()? {
+    ///     println!("{}: {}", conflict.id, conflict.refusal.message);
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn conflicts(&self) -> Result<Vec<Conflict>, Error> {
         self.inner.with(|tx| {
             tx.absorb()?;
@@ -294,6 +411,16 @@ impl Database {
     }
 
     /// Lists values that lost against concurrent ones, newest first, at most `limit`.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// for lost in db.journal(100)? {
+    ///     println!("{} {} lost {:?}", lost.tbl, lost.col, lost.lost_value);
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn journal(&self, limit: usize) -> Result<Vec<Journalled>, Error> {
         self.inner.with(|tx| {
             tx.absorb()?;
@@ -302,6 +429,17 @@ impl Database {
     }
 
     /// Writes a value of the journal again, as an ordinary new write. The id may be shortened to its first eight digits.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// if let Some(lost) = db.journal(1)?.first() {
+    ///     db.restore(&lost.id)?;
+    /// }
+    /// assert!(db.restore("0123abcd").is_err(), "no such entry");
+    /// # Ok(()) }
+    /// ```
     pub fn restore(&self, id: &str) -> Result<(), Error> {
         self.inner.with(|tx| {
             tx.absorb()?;
@@ -313,6 +451,18 @@ impl Database {
     }
 
     /// Settles a conflict; the next sync takes it to the server. An invalid resolution changes nothing.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// use syncline::Resolution;
+    /// for conflict in db.conflicts()? {
+    ///     db.resolve(&conflict.id, &Resolution::Server)?;
+    /// }
+    /// assert!(db.resolve("0123abcd", &Resolution::Mine).is_err(), "no such conflict");
+    /// # Ok(()) }
+    /// ```
     pub fn resolve(&self, id: &str, how: &Resolution) -> Result<(), Error> {
         self.inner.with(|tx| {
             tx.absorb()?;
@@ -324,6 +474,16 @@ impl Database {
 
     /// Asks for everything anew with the next sync; pending work is kept. With `rotate` the device also goes on as a fresh
     /// source, for when the server says that it knows another life of this one.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// db.resync(false)?;
+    /// let report = db.sync_once(None, |_| {});
+    /// assert!(report.hydrate);
+    /// # Ok(()) }
+    /// ```
     pub fn resync(&self, rotate: bool) -> Result<(), Error> {
         self.inner.with(|tx| {
             tx.absorb()?;
@@ -339,6 +499,16 @@ impl Database {
     }
 
     /// Turns captured writes into row states now, as every sync does first. Returns how many rows changed.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// db.write(|tx| tx.execute("INSERT INTO note(id) VALUES('a'), ('b')", []))?;
+    /// assert_eq!(db.absorb()?, 2);
+    /// assert_eq!(db.absorb()?, 0);
+    /// # Ok(()) }
+    /// ```
     pub fn absorb(&self) -> Result<u64, Error> {
         self.inner.with(|tx| Ok(tx.absorb()?.rows))
     }

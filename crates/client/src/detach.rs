@@ -26,6 +26,18 @@ pub enum Detach {
 impl Database {
     /// Takes everything of Syncline out of the file. Returns how many rows were unsynced. Every other clone of this `Database`
     /// is closed with it; other processes must have let go of the file.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// use syncline::Detach;
+    /// let path = db.path().to_owned();
+    /// db.detach(&Detach::Refuse)?;
+    /// let left: i64 = Connection::open(path).and_then(|c| c.query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE '%syncline%'", [], |r| r.get(0))).map_err(syncline::Error::app)?;
+    /// assert_eq!(left, 0);
+    /// # Ok(()) }
+    /// ```
     pub fn detach(self, how: &Detach) -> Result<u64, Error> {
         let inner = &self.inner;
         let mut side = lock(&inner.sync_side);

@@ -46,6 +46,16 @@ impl DoctorReport {
 
 impl Database {
     /// Checks the file, capture, and every row state against its table; with `fix` mends what it can. Cost: reads everything.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// db.write(|tx| tx.execute("INSERT INTO note(id) VALUES('a')", []))?;
+    /// let report = db.doctor(false)?;
+    /// assert!(report.ok, "{:?}", report.findings);
+    /// # Ok(()) }
+    /// ```
     pub fn doctor(&self, fix: bool) -> Result<DoctorReport, Error> {
         let mut report = DoctorReport::default();
         integrity(&self.inner, &mut report)?;

@@ -61,11 +61,29 @@ pub enum Error {
 
 impl Error {
     /// Makes an error of the app's own SQL.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// let count: i64 = db.connection()?.query_row("SELECT count(*) FROM note", [], |r| r.get(0)).map_err(syncline::Error::app)?;
+    /// assert_eq!(count, 0);
+    /// # Ok(()) }
+    /// ```
     pub fn app(cause: rusqlite::Error) -> Error {
         Error::Sqlite { doing: "running the app's SQL", cause }
     }
 
     /// Returns the code that programs branch on, as events and `status` show it.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// let not_yet = db.attach("nowhere", "token", "laptop").unwrap_err();
+    /// assert_eq!(not_yet.code(), "bad_url");
+    /// # Ok(()) }
+    /// ```
     pub fn code(&self) -> String {
         match self {
             Error::Link(e) => e.code(),
@@ -93,6 +111,15 @@ impl Error {
     }
 
     /// Returns the exit code of a command that ends with this: docs/cli.md, "Exit codes".
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// let not_yet = db.attach("nowhere", "token", "laptop").unwrap_err();
+    /// assert_eq!(not_yet.exit_code(), 2);
+    /// # Ok(()) }
+    /// ```
     pub fn exit_code(&self) -> u8 {
         match self.code().as_str() {
             _ if matches!(self, Error::Link(e) if e.is_network()) => 3,
@@ -107,6 +134,14 @@ impl Error {
     }
 
     /// Returns after how many seconds the authority wants to hear from this device again, if it said so.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// assert_eq!(syncline::Error::Busy.retry_after_s(), None);
+    /// # Ok(()) }
+    /// ```
     pub fn retry_after_s(&self) -> Option<u64> {
         match self {
             Error::Link(LinkError::Api(body)) => body.retry_after,

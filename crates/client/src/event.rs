@@ -58,6 +58,15 @@ pub struct SyncEvent {
 
 impl Database {
     /// Lists the last sync attempts, oldest first.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// let events = db.events()?;
+    /// assert!(events.iter().all(|e| e.success), "{events:?}");
+    /// # Ok(()) }
+    /// ```
     pub fn events(&self) -> Result<Vec<SyncEvent>, Error> {
         self.inner.read(|conn| {
             let mut q = conn.prepare_cached("SELECT event FROM _syncline_event ORDER BY id").doing("reading events")?;

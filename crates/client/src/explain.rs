@@ -39,6 +39,15 @@ pub struct ExplainedTable {
 impl Database {
     /// Lists every table and column of the database: whether it leaves this device, to which scope, by which policy, with which
     /// caution.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// let tables = db.explain()?;
+    /// assert!(tables[0].leaves && tables[0].columns.iter().all(|c| c.leaves));
+    /// # Ok(()) }
+    /// ```
     pub fn explain(&self) -> Result<Vec<ExplainedTable>, Error> {
         self.inner.with(explain)
     }

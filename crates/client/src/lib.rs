@@ -15,7 +15,10 @@
 //! assert_eq!(db.status()?.captured, 1);
 //! # Ok(()) }
 //! ```
+//!
+//! Modules that are hidden in this documentation serve the `syncline` binary and the simulator, and promise nothing to apps.
 
+#[doc(hidden)]
 pub mod anchor;
 pub mod attach;
 pub mod background;
@@ -26,6 +29,7 @@ pub mod doctor;
 pub mod error;
 pub mod event;
 pub mod explain;
+#[doc(hidden)]
 pub mod identity;
 pub mod link;
 mod lock;
@@ -33,11 +37,14 @@ pub mod machine;
 pub mod members;
 pub mod observe;
 mod poll;
+#[doc(hidden)]
 pub mod pulse;
 pub mod schema;
+#[doc(hidden)]
 pub mod session;
 pub mod status;
 pub mod sync;
+#[doc(hidden)]
 pub mod ticker;
 mod upload;
 

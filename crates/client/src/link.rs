@@ -39,6 +39,13 @@ const UP_BYTES_PER_S: u64 = 1024;
 const ERROR_BYTES_MAX: u64 = 64 * 1024;
 
 /// How to reach an authority.
+///
+/// ```
+/// use syncline::{Options, link::LinkOptions};
+/// let link = LinkOptions { stall: std::time::Duration::from_secs(60), ..LinkOptions::default() };
+/// let options = Options { link, ..Options::default() };
+/// assert!(!options.link.allow_insecure);
+/// ```
 #[derive(Debug, Clone)]
 pub struct LinkOptions {
     /// Whether plain HTTP may be spoken beyond this machine.

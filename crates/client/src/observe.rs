@@ -118,6 +118,18 @@ impl Observer {
 impl Database {
     /// Returns a stream of what changes in these synced tables (all, if none is named), told after each commit: of this app, of
     /// a sync, of other processes. It ends when the database is dropped.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// let changes = db.observe(&["note"])?;
+    /// db.write(|tx| tx.execute("INSERT INTO note(id) VALUES('a')", []))?;
+    /// let change = changes.recv().unwrap();
+    /// assert_eq!(change.tables, ["note"]);
+    /// assert_eq!(change.keys[0].key["id"], syncline::Value::text("a"));
+    /// # Ok(()) }
+    /// ```
     pub fn observe(&self, tables: &[&str]) -> Result<Receiver<Change>, Error> {
         self.subscribe(tables.iter().map(|t| t.to_lowercase()).collect(), false)
     }
@@ -132,6 +144,17 @@ impl Database {
     /// Returns a stream of a query's results: the first at once, then a new one whenever they differ after a change of a table
     /// that the query reads. The query runs on a thread and a connection of its own, until the receiver or the database is
     /// dropped; changes that come while it runs cost one more run together.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// let counts = db.observe_query("SELECT count(*) FROM note", vec![])?;
+    /// assert_eq!(counts.recv().unwrap().rows, [[syncline::Value::Int(0)]]);
+    /// db.write(|tx| tx.execute("INSERT INTO note(id) VALUES('a')", []))?;
+    /// assert_eq!(counts.recv().unwrap().rows, [[syncline::Value::Int(1)]]);
+    /// # Ok(()) }
+    /// ```
     pub fn observe_query(&self, sql: &str, params: Vec<Value>) -> Result<Receiver<Rows>, Error> {
         let mut conn = self.connection()?;
         conn.pragma_update(None, "query_only", true).doing("preparing a query")?;

@@ -29,18 +29,48 @@ pub struct SchemaReport {
 
 impl Database {
     /// Looks at the schema: mends capture where the app changed its tables, and says what differs from the authority.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// db.connection()?.execute_batch("ALTER TABLE note ADD COLUMN colour TEXT").map_err(syncline::Error::app)?;
+    /// let report = db.schema_check()?;
+    /// assert!(!report.migrating);
+    /// # Ok(()) }
+    /// ```
     pub fn schema_check(&self) -> Result<SchemaReport, Error> {
         self.inner.schema_report(Vec::new())
     }
 
     /// Begins a migration: everything written so far is taken in, then capture is put aside. Nothing syncs until `schema_commit`;
     /// what is written meanwhile is found then. Safe to repeat.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// db.schema_begin()?;
+    /// db.connection()?.execute_batch("ALTER TABLE note DROP COLUMN votes").map_err(syncline::Error::app)?;
+    /// db.schema_commit(Some(2))?;
+    /// # Ok(()) }
+    /// ```
     pub fn schema_begin(&self) -> Result<(), Error> {
         self.inner.with(|tx| tx.begin_migration())
     }
 
     /// Ends a migration: installs capture for the tables as they are now, and takes in what was written meanwhile. `version` is
     /// the app's new number for its schema, if it has one. Safe to repeat, and without a `schema_begin`.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = notes();
+    /// db.schema_begin()?;
+    /// db.connection()?.execute_batch("ALTER TABLE note RENAME COLUMN title TO heading").map_err(syncline::Error::app)?;
+    /// assert_eq!(db.schema_commit(Some(2))?.version, 2);
+    /// # Ok(()) }
+    /// ```
     pub fn schema_commit(&self, version: Option<u64>) -> Result<SchemaReport, Error> {
         let repaired = self.inner.with(|tx| {
             let repaired = tx.commit_migration()?;
@@ -53,6 +83,16 @@ impl Database {
     }
 
     /// Takes the tables and columns that the authority lacks to it; what waited for them goes with the next sync.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// db.connection()?.execute_batch("ALTER TABLE note ADD COLUMN colour TEXT").map_err(syncline::Error::app)?;
+    /// assert_eq!(db.schema_check()?.behind, ["note.colour"]);
+    /// assert!(db.schema_push()?.behind.is_empty());
+    /// # Ok(()) }
+    /// ```
     pub fn schema_push(&self) -> Result<SchemaReport, Error> {
         let schema = self.inner.with(|tx| {
             tx.absorb()?;

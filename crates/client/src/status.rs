@@ -116,6 +116,18 @@ pub struct Status {
 
 impl Database {
     /// Returns where the database stands. Reads a few counts; does not wait for a request under way, absorbs nothing.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// use syncline::State;
+    /// assert_eq!(db.status()?.state, State::Synced);
+    /// db.write(|tx| tx.execute("INSERT INTO note(id) VALUES('a')", []))?;
+    /// let status = db.status()?;
+    /// assert_eq!((status.state, status.captured), (State::LocalChangesPending, 1));
+    /// # Ok(()) }
+    /// ```
     pub fn status(&self) -> Result<Status, Error> {
         let syncing = lock::is_held(&self.inner.path);
         let mut status = self.inner.read(|conn| read_status(conn, syncing, now_ms()))?;

@@ -87,6 +87,14 @@ pub struct SyncReport {
 
 impl SyncReport {
     /// Whether everything that could be done was done.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// assert!(db.sync_once(None, |_| {}).is_success());
+    /// # Ok(()) }
+    /// ```
     pub fn is_success(&self) -> bool {
         matches!(self.outcome, Outcome::Synced | Outcome::NeedsAttention)
     }
@@ -121,6 +129,17 @@ impl Database {
     /// Syncs once: sends what waits, fetches what is new, until nothing is left or `deadline` is over; a request under
     /// way is given up then. `progress` is called after each answer. Never panics, never loses work; what happened is in the report, in the
     /// ring of events and in the status.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/world.rs"));
+    /// # fn main() -> Result<(), syncline::Error> {
+    /// # let (dir, db) = synced_notes();
+    /// use std::time::Duration;
+    /// db.write(|tx| tx.execute("INSERT INTO note(id) VALUES('a')", []))?;
+    /// let report = db.sync_once(Some(Duration::from_secs(20)), |so_far| println!("{} rows came", so_far.rows_down));
+    /// assert_eq!((report.rows_up, report.pending), (1, 0));
+    /// # Ok(()) }
+    /// ```
     pub fn sync_once(&self, deadline: Option<Duration>, progress: impl FnMut(&Summary)) -> SyncReport {
         self.sync_until(deadline.map(|d| Instant::now() + d), || false, progress)
     }
