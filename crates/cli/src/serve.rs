@@ -33,7 +33,7 @@ pub struct Args {
     /// The certificate's key, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// syncline.toml: checked for mistakes. How tables sync comes with the devices' schema (`init --config`), so nothing in it is the server's to set
+    /// syncline.toml: with --database its [adopt] names tables that are there already. How other tables sync comes with the devices' schema (`init --config`)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -41,15 +41,16 @@ pub struct Args {
 /// Opens the authority, tells its address and serves.
 pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    if let Some(path) = &args.config {
-        check_config(path)?;
+    let config = args.config.as_deref().map(read_config).transpose()?.unwrap_or_default();
+    if config.adopt.is_some() && args.database.is_none() {
+        return Err(failure(Exit::Usage, "[adopt] names tables of a PostgreSQL database; serve that one with --database"));
     }
     let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(cert), Some(key)) => Some(Tls::from_files(cert, key).map_err(|e| failure(Exit::Usage, e.to_string()))?),
         _ => None,
     };
     let store = match (&args.database, &args.data) {
-        (Some(url), _) => Store::Postgres(Postgres::open(url)?),
+        (Some(url), _) => Store::Postgres(Postgres::open_with(url, &config)?),
         (None, Some(dir)) => Store::Sqlite(Engine::open(dir).with_context(|| format!("opening the authority in {}", dir.display()))?),
         (None, None) => return Err(failure(Exit::Usage, "name a directory with --data, or a PostgreSQL database with --database")),
     };
@@ -79,12 +80,15 @@ async fn serve(store: Arc<Store>, args: Args, tls: Option<Tls>, out: Output) -> 
     Ok(Exit::Done)
 }
 
-/// Nothing in this version's syncline.toml is the authority's to decide: how tables sync comes with the devices' schema. It is
-/// read all the same, so that a mistake in it, or a setting that does not work yet, is heard of here.
-fn check_config(path: &std::path::Path) -> anyhow::Result<()> {
+/// Reads syncline.toml. Of tables that devices bring nothing in it is the authority's to decide; it is read all the same, so that
+/// a mistake in it, or a setting that does not work yet, is heard of here.
+fn read_config(path: &std::path::Path) -> anyhow::Result<Config> {
     let text =
         std::fs::read_to_string(path).map_err(|e| failure(Exit::Usage, format!("reading {}: {e}; check the path given with --config", path.display())))?;
-    Config::parse(&text).map_err(|e| failure(Exit::Usage, format!("{}: {e}", path.display())))?;
-    say(format!("{} is well formed; how tables sync comes with the devices' schema, from `syncline init --config`", path.display()));
-    Ok(())
+    let config = Config::parse(&text).map_err(|e| failure(Exit::Usage, format!("{}: {e}", path.display())))?;
+    match &config.adopt {
+        Some(adopt) => say(format!("{} adopts {}", path.display(), adopt.tables.join(", "))),
+        None => say(format!("{} is well formed; how tables sync comes with the devices' schema, from `syncline init --config`", path.display())),
+    }
+    Ok(config)
 }

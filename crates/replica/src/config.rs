@@ -22,9 +22,36 @@ pub struct Config {
     #[serde(rename = "table")]
     pub tables: BTreeMap<String, TableConfig>,
     time: TimeConfig,
+    /// Tables of a PostgreSQL database that are served as they are; for `serve --database` alone.
+    pub adopt: Option<Adopt>,
     /// The text it was read from.
     #[serde(skip)]
     pub source: Option<String>,
+}
+
+/// Which tables of a PostgreSQL database are served as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adopt {
+    /// Their schema.
+    #[serde(default = "public")]
+    pub schema: String,
+    /// Their names.
+    pub tables: Vec<String>,
+    /// The account that all their rows belong to.
+    pub account: Option<String>,
+    scope: Option<ScopeConfig>,
+}
+
+fn public() -> String {
+    "public".to_owned()
+}
+
+impl Adopt {
+    /// Returns the column that says whose a row is, where they are not all of one account.
+    pub fn scope_column(&self) -> Option<String> {
+        self.scope.as_ref()?.column.clone()
+    }
 }
 
 /// What it says of one table.
@@ -109,6 +136,13 @@ impl Config {
         let config: Config = toml::from_str(text).map_err(|e| ConfigError::Malformed(e.to_string().trim_end().to_owned()))?;
         for (name, table) in &config.tables {
             check_table(name, table)?;
+        }
+        if let Some(adopt) = &config.adopt {
+            let ways = (adopt.account.is_some(), adopt.scope_column().is_some());
+            if matches!(ways, (true, true) | (false, false)) {
+                let why = "[adopt]: say whose the rows are, either with account = \"NAME\" or with scope = { column = \"NAME\" }";
+                return Err(ConfigError::Malformed(why.into()));
+            }
         }
         Ok(Config { source: Some(text.to_owned()), ..config })
     }
@@ -250,6 +284,9 @@ mod tests {
             ("[table.a]\ncolumns = { n = { policy = \"reject\" } }", "reject", "whole table"),
             ("[table.a]\ncolumns = { c = { caution = \"secret\" } }", "secret", "financial"),
             ("[scope.a]\nx = 1", "scope", "table"),
+            ("[adopt]\naccount = \"a\"", "tables", "missing"),
+            ("[adopt]\ntables = [\"a\"]", "[adopt]", "account"),
+            ("[adopt]\ntables = [\"a\"]\naccount = \"a\"\nscope = { column = \"b\" }", "[adopt]", "either"),
         ] {
             let error = Config::parse(text).unwrap_err();
             assert!(matches!(&error, ConfigError::Malformed(_)), "{text}: {error}");

@@ -143,6 +143,14 @@ impl World {
         world
     }
 
+    /// Serves a PostgreSQL database that has tables of its own already, by this syncline.toml; not started yet.
+    pub fn over(database: Database, config: &str) -> World {
+        let serve = vec!["--config".into(), "syncline.toml".into()];
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("syncline.toml"), config).unwrap();
+        World { dir, server: None, address: "127.0.0.1:0".into(), database: Some(database), scheme: "http", serve }
+    }
+
     /// Makes a world whose server is not started yet.
     pub fn new_unstarted() -> World {
         World { dir: tempfile::tempdir().unwrap(), server: None, address: "127.0.0.1:0".into(), database: None, scheme: "http", serve: vec![] }
@@ -186,6 +194,19 @@ impl World {
         std::thread::spawn(move || tell.send(BufReader::new(stdout).lines().next()));
         let line = told.recv_timeout(PATIENCE).expect("the server says nothing").expect("the server ended").unwrap();
         self.address = line.strip_prefix(&format!("listening on {}://", self.scheme)).unwrap_or_else(|| panic!("{line}")).to_owned();
+    }
+
+    /// Starts a server that is expected to end by itself.
+    pub fn try_serve(&self) -> Ran {
+        let place = self.place();
+        let mut args = vec!["serve", &place[0], &place[1], "--listen", "127.0.0.1:0"];
+        args.extend(self.serve.iter().map(String::as_str));
+        syncline(self.dir.path(), &args)
+    }
+
+    /// Writes another syncline.toml for the server.
+    pub fn configure(&self, config: &str) {
+        std::fs::write(self.dir.path().join("syncline.toml"), config).unwrap();
     }
 
     /// Returns the server's address as a device names it.

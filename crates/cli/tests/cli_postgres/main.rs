@@ -3,6 +3,7 @@
 // What they share has more than these need.
 #![allow(dead_code)]
 
+mod adopted;
 #[path = "../cli/chaos.rs"]
 mod chaos;
 #[path = "../cli/conflicts.rs"]

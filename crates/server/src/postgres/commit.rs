@@ -6,6 +6,7 @@
 use crate::api_error::ApiError;
 use crate::bundle::{Translated, check_limits, journal_of, translate};
 use crate::postgres::absorb::absorb_own;
+use crate::postgres::adopt::holds_parent;
 use crate::postgres::db::Tx;
 use crate::postgres::diagnose::diagnose;
 use crate::postgres::registry::Registry;
@@ -249,17 +250,17 @@ async fn must_capture(tx: &Tx, registry: &Registry, merged: &[Merged], rows: &[P
         Action::Update => acts.contains(&(r.table.n, true)),
         _ => false,
     });
-    if set_off {
-        return Ok(true);
-    }
-    let tables: HashSet<&str> = rows.iter().map(|r| r.table.def.name.as_str()).collect();
+    // What an adopted column makes of a value, devices hear as the table shows it.
+    let adopted = rows.iter().any(|r| r.table.adopted.is_some());
+    let tables: HashSet<&str> = rows.iter().map(|r| r.table.place.as_str()).collect();
     let tables: Vec<&str> = tables.into_iter().collect();
-    let sql = "SELECT EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-                 WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY($1) AND NOT t.tgisinternal AND t.tgname NOT LIKE '\\_syncline\\_%'),
+    let sql = "SELECT EXISTS (SELECT FROM pg_trigger t JOIN unnest($1) p ON t.tgrelid = to_regclass(p)
+                 WHERE NOT t.tgisinternal AND t.tgname NOT LIKE '\\_syncline\\_%'),
                set_config('lock_timeout', '900ms', true)";
     // From here on a statement waits for the locks of SQL clients less long than PostgreSQL takes to find a deadlock (1 s): it
     // is this server that gives way and tries again, never the client.
-    Ok(tx.query_one(sql, &[(&tables, Type::TEXT_ARRAY)]).await?.get(0))
+    let triggers: bool = tx.query_one(sql, &[(&tables, Type::TEXT_ARRAY)]).await?.get(0);
+    Ok(set_off || adopted || triggers)
 }
 
 /// Lists parents whose rows' deletion (false) or change (true) makes foreign keys act.
@@ -277,9 +278,10 @@ fn acting(registry: &Registry) -> HashSet<(i32, bool)> {
     out
 }
 
-/// Lists tables whose rows take others along when they are deleted.
+/// Lists tables whose rows take others along when they are deleted, or cannot go before them.
 pub fn acted_on(registry: &Registry) -> Vec<i32> {
-    acting(registry).into_iter().filter(|(_, update)| !update).map(|(n, _)| n).collect()
+    let children = registry.all().flat_map(|t| t.def.foreign_keys.iter().filter(|k| holds_parent(t, k)));
+    children.filter_map(|key| registry.find(&key.table)).map(|t| t.n).collect()
 }
 
 /// Takes the locks of a push's business rows before anything is absorbed. A second try does: somebody may write the same row

@@ -127,7 +127,8 @@ pub fn capture(t: &Table) -> Vec<String> {
     let note = |op: u8, side: &str, from: &str| {
         format!(
             "INSERT INTO syncline.capture(scope_id, tx, tbl, op, at_ms, key)\n    \
-             SELECT {side}.scope_id, pg_current_xact_id(), {}, {op}, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, {}::text[] FROM {from};",
+             SELECT {}, pg_current_xact_id(), {}, {op}, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, {}::text[] FROM {from};",
+            t.scope_of(side),
             t.n,
             key(side)
         )
@@ -139,9 +140,7 @@ BEGIN
   IF TG_OP = 'DELETE' THEN
     {deleted}
   ELSE
-    IF EXISTS (SELECT FROM new_rows n WHERE NOT EXISTS (SELECT FROM syncline.scope s WHERE s.scope_id = n.scope_id)) THEN
-      RAISE EXCEPTION 'table %: there is no such scope', '{name}' USING HINT = 'scope_id is an account; `syncline admin accounts` lists them';
-    END IF;
+    {scopes}
     IF TG_OP = 'INSERT' THEN
       {inserted}
     ELSE
@@ -154,12 +153,21 @@ BEGIN
   END IF;
   RETURN NULL;
 END $capture$",
+        scopes = match &t.adopted {
+            None => format!(
+                "IF EXISTS (SELECT FROM new_rows n WHERE NOT EXISTS (SELECT FROM syncline.scope s WHERE s.scope_id = n.scope_id)) THEN
+      RAISE EXCEPTION 'table %: there is no such scope', '{name}' USING HINT = 'scope_id is an account; `syncline admin accounts` lists them';
+    END IF;"
+            ),
+            // What writes an adopted table knows nothing of accounts.
+            Some(_) => format!("PERFORM syncline.make_scopes(ARRAY(SELECT DISTINCT {} FROM new_rows n));", t.scope_of("n")),
+        },
         deleted = note(3, "o", "old_rows o"),
         inserted = note(1, "n", "new_rows n"),
-        moved_away = note(3, "o", &format!("old_rows o WHERE NOT EXISTS (SELECT FROM new_rows n WHERE o.scope_id = n.scope_id{same})")),
+        moved_away = note(3, "o", &format!("old_rows o WHERE NOT EXISTS (SELECT FROM new_rows n WHERE {} = {}{same})", t.scope_of("o"), t.scope_of("n"))),
         updated = note(2, "n", "new_rows n"),
     );
-    let table = place(&t.def.name);
+    let table = &t.place;
     let mut out = vec![body];
     for (suffix, event, tables) in
         [("i", "INSERT", "NEW TABLE AS new_rows"), ("u", "UPDATE", "OLD TABLE AS old_rows NEW TABLE AS new_rows"), ("d", "DELETE", "OLD TABLE AS old_rows")]
@@ -171,6 +179,23 @@ END $capture$",
     }
     out.push(format!("CREATE OR REPLACE TRIGGER _syncline_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION syncline.no_truncate()"));
     out
+}
+
+/// Returns the statements that capture all rows of a table, as if each had just been written.
+pub fn capture_all(t: &Table) -> String {
+    let parts: Vec<String> = t.key.iter().zip(&t.key_types).map(|(k, of)| of.note(&format!("t.{}", quote(k)))).collect();
+    let scopes = match t.adopted {
+        Some(_) => format!("SELECT syncline.make_scopes(ARRAY(SELECT DISTINCT {} FROM {} t));", t.scope_of("t"), t.place),
+        None => String::new(),
+    };
+    format!(
+        "{scopes} INSERT INTO syncline.capture(scope_id, tx, tbl, op, at_ms, key)
+         SELECT {}, pg_current_xact_id(), {}, 2, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, ARRAY[{}]::text[] FROM {} t;",
+        t.scope_of("t"),
+        t.n,
+        parts.join(", "),
+        t.place
+    )
 }
 
 fn create_table(table: &TableDef, schema: &Schema) -> String {

@@ -5,7 +5,6 @@
 use crate::api_error::ApiError;
 use crate::postgres::commit::{Merged, acted_on};
 use crate::postgres::db::Tx;
-use crate::postgres::ddl::place;
 use crate::postgres::registry::{Registry, Table};
 use crate::postgres::rows::Records;
 use crate::postgres::scope::Scope;
@@ -177,10 +176,12 @@ impl Pass<'_> {
                 let set: String = names.iter().map(|c| format!(" AND c.{c} IS NOT NULL")).collect();
                 let meets: String = names.iter().zip(&referenced).map(|(c, p)| format!(" AND p.{} = c.{c}", quote(&real(&parent, p)))).collect();
                 let sql = format!(
-                    "SELECT ARRAY[{}]::text[] FROM {} c WHERE c.scope_id = $1{set} AND NOT EXISTS (SELECT FROM {} p WHERE p.scope_id = c.scope_id{meets})",
+                    "SELECT ARRAY[{}]::text[] FROM {} c WHERE {}{set} AND NOT EXISTS (SELECT FROM {} p WHERE {}{meets})",
                     list.join(", "),
-                    place(&child.def.name),
-                    place(&parent.def.name)
+                    child.place,
+                    child.in_scope("c"),
+                    parent.place,
+                    parent.in_scope("p")
                 );
                 for row in self.tx.query(&sql, &[(&self.scope.id.0, Type::TEXT)]).await? {
                     let texts: Vec<String> = row.get(0);

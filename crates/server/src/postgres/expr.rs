@@ -161,7 +161,7 @@ impl Printer<'_> {
             PgType::Bytea => (sql, Class::Bytes),
             PgType::Numeric => (sql, Class::Numeric),
             PgType::Boolean => (sql, Class::Truth),
-            PgType::Any(_) | PgType::Json => return None,
+            PgType::Any(_) | PgType::Json | PgType::Own(..) => return None,
         })
     }
 

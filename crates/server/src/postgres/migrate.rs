@@ -2,11 +2,13 @@
 
 use crate::api_error::ApiError;
 use crate::postgres::db::Tx;
+use crate::postgres::registry::Registry;
 use syncline_core::HistoryId;
 use tokio_postgres::types::Type;
 
 /// All migrations, in order; their numbers are their places, from 1.
-const MIGRATIONS: [&str; 3] = [include_str!("0001_sidecar.sql"), include_str!("0002_members.sql"), include_str!("0003_journal.sql")];
+const MIGRATIONS: [&str; 4] =
+    [include_str!("0001_sidecar.sql"), include_str!("0002_members.sql"), include_str!("0003_journal.sql"), include_str!("0004_adopted.sql")];
 /// Servers that start at the same time migrate one after another: the key of the lock that the transaction holds.
 const LOCK: i64 = 0x5379_6e63_6c69_6e65;
 
@@ -45,10 +47,10 @@ pub async fn check(tx: &Tx) -> Result<Vec<String>, ApiError> {
         let (scope, seq, count, last): (String, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
         found.push(format!("scope {scope} is at {seq}, its bundle log has {count} bundles up to {last}"));
     }
-    let sql = "SELECT name FROM syncline.tbl t WHERE NOT EXISTS
-                 (SELECT FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relname = t.name AND c.relkind IN ('r', 'p')) ORDER BY 1";
-    for row in tx.query(sql, &[]).await? {
-        found.push(format!("its table `{}` is missing", row.get::<_, String>(0)));
+    for t in Registry::read(tx).await?.all() {
+        if !tx.query_one("SELECT to_regclass($1) IS NOT NULL", &[(&t.place, Type::TEXT)]).await?.get::<_, bool>(0) {
+            found.push(format!("its table `{}` is missing", t.def.name));
+        }
     }
     Ok(found)
 }

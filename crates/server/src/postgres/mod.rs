@@ -7,6 +7,8 @@
 mod absorb;
 pub mod accounts;
 pub mod admin;
+mod adopt;
+mod catalog;
 mod commit;
 mod db;
 mod ddl;
@@ -15,6 +17,7 @@ mod expr;
 mod journal;
 pub mod members;
 mod migrate;
+mod own;
 mod pull;
 mod registry;
 mod rows;
@@ -40,6 +43,7 @@ use syncline_core::{
     Cursor, DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, Schema, ScopeAnswer, ScopeId, ScopeRequest, Seq, SourceId, SyncRequest, SyncResponse,
     WriterId,
 };
+use syncline_replica::config::Config;
 use tokio::sync::broadcast;
 use tokio_postgres::types::Type;
 
@@ -103,6 +107,11 @@ impl Tables {
 impl Postgres {
     /// Opens the authority in a database, making its sidecar if there is none. Any number of servers may.
     pub fn open(url: &str) -> Result<Postgres, OpenError> {
+        Postgres::open_with(url, &Config::default())
+    }
+    /// The same, adopting the tables that syncline.toml names.
+    pub fn open_with(url: &str, config: &Config) -> Result<Postgres, OpenError> {
+        let settings = config;
         let config: tokio_postgres::Config = url.parse().map_err(|e| OpenError::Url(db::told(&e)))?;
         let shown = shown(&config);
         let failed = |e: String| OpenError::Database(shown.clone(), e);
@@ -116,7 +125,7 @@ impl Postgres {
         let pool = runtime.block_on(async { db::pool(&config) }).map_err(failed)?;
         let mut env = system_env();
         let fresh = (env.id(HistoryId::from_random), env.id(SourceId::from_random));
-        let (history, source, broken) = runtime.block_on(prepare(&pool, fresh)).map_err(|e| failed(e.to_string()))?;
+        let (history, source, broken) = runtime.block_on(prepare(&pool, fresh, settings)).map_err(|e| OpenError::Authority(shown.clone(), e))?;
         if let Some(broken) = broken {
             return Err(OpenError::Damaged(shown, broken));
         }
@@ -443,7 +452,7 @@ async fn pause(tries: u32) {
     tokio::time::sleep(Duration::from_millis(1 + system_env().nonce() % most)).await;
 }
 
-async fn prepare(pool: &Pool, fresh: (HistoryId, SourceId)) -> Result<(HistoryId, SourceId, Option<String>), ApiError> {
+async fn prepare(pool: &Pool, fresh: (HistoryId, SourceId), config: &Config) -> Result<(HistoryId, SourceId, Option<String>), ApiError> {
     let tx = Tx::begin(pool, Purpose::Write).await?;
     let sql = "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), current_setting('fsync') = 'on'
                AND current_setting('synchronous_commit') <> 'off'";
@@ -461,6 +470,11 @@ async fn prepare(pool: &Pool, fresh: (HistoryId, SourceId)) -> Result<(HistoryId
     let history = migrate::migrate(&tx, fresh.0).await?;
     let source = absorb::own_source(&tx, fresh.1).await?;
     let broken = migrate::check(&tx).await?;
+    if broken.is_empty() {
+        let mut system = system_env();
+        let env = Env { now_ms: system.now_ms, writer: system.id(WriterId::from_random), source };
+        adopt::adopt(&tx, config, &env).await?;
+    }
     tx.commit().await?;
     Ok((history, source, broken.into_iter().next()))
 }

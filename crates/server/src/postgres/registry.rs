@@ -1,8 +1,10 @@
 //! The synced tables as this store knows them, with what their statements need.
 
 use crate::api_error::ApiError;
+use crate::postgres::adopt::{self, Adopted, Scoped};
 use crate::postgres::db::{Tx, internal};
-use crate::postgres::types::{self, PgType, column_type};
+use crate::postgres::types::{PgType, column_type};
+use crate::postgres::{catalog, ddl};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use syncline_core::digest::name_hash;
@@ -17,6 +19,8 @@ pub struct Column {
     pub name: String,
     /// Its type here.
     pub type_of: PgType,
+    /// What an adopted NOT NULL column gets where a device's new row says nothing.
+    pub fill: Option<String>,
 }
 
 /// A synced table.
@@ -38,6 +42,12 @@ pub struct Table {
     pub name_hash: u64,
     /// (column, hash of its name), in order of the hashes.
     pub hash_columns: Vec<(usize, u64)>,
+    /// How SQL names it.
+    pub place: String,
+    /// What was found of it, if it was there before Syncline.
+    pub adopted: Option<Adopted>,
+    /// Parents have less than their children.
+    pub rank: i32,
 }
 
 /// All synced tables, as of one number of the schema.
@@ -66,13 +76,17 @@ impl Registry {
         for row in tx.query("SELECT tbl, name FROM syncline.col ORDER BY tbl, c", &[]).await? {
             names.entry(row.get(0)).or_default().push(row.get(1));
         }
-        let mut defs: Vec<(i32, TableDef)> = Vec::new();
-        for row in tx.query("SELECT n, def FROM syncline.tbl ORDER BY n", &[]).await? {
-            defs.push((row.get(0), serde_json::from_str(row.get(1)).map_err(|e| internal("reading a table's definition", e))?));
+        let mut defs: Vec<(i32, TableDef, Option<Adopted>)> = Vec::new();
+        for row in tx.query("SELECT n, def, adopted FROM syncline.tbl ORDER BY n", &[]).await? {
+            let damaged = |e| internal("reading a table's definition", e);
+            let adopted = row.get::<_, Option<&str>>(2).map(serde_json::from_str).transpose().map_err(damaged)?;
+            defs.push((row.get(0), serde_json::from_str(row.get(1)).map_err(damaged)?, adopted));
         }
         let schema = Schema { version: 0, tables: defs.iter().map(|d| d.1.clone()).collect() };
-        for (n, def) in defs {
-            let table = Table::new(n, def, names.remove(&n).unwrap_or_default(), &schema);
+        let ranks = adopt::ranks(&schema);
+        for (n, def, adopted) in defs {
+            let rank = ranks.get(&def.name.to_lowercase()).copied().unwrap_or(i32::MAX);
+            let table = Table { rank, ..Table::new(n, def, names.remove(&n).unwrap_or_default(), &schema, adopted) };
             registry.names.insert(table.def.name.to_lowercase(), n);
             registry.tables.insert(n, Arc::new(table));
         }
@@ -105,17 +119,26 @@ pub async fn schema_number(tx: &Tx) -> Result<i64, ApiError> {
 }
 
 impl Table {
-    fn new(n: i32, def: TableDef, columns: Vec<String>, schema: &Schema) -> Table {
-        let type_of = |name: &str| def.column(name).map_or(PgType::Any(false), |c| column_type(schema, &def, c));
-        let columns: Vec<Column> = columns.into_iter().map(|name| Column { type_of: type_of(&name), name }).collect();
+    fn new(n: i32, def: TableDef, columns: Vec<String>, schema: &Schema, adopted: Option<Adopted>) -> Table {
+        let found = |name: &str| adopted.as_ref().and_then(|a| a.columns.get(name));
+        let type_of = |name: &str| match found(name) {
+            Some(kept) => kept.type_of(),
+            None => def.column(name).map_or(PgType::Any(false), |c| column_type(schema, &def, c)),
+        };
+        let columns: Vec<Column> =
+            columns.into_iter().map(|name| Column { type_of: type_of(&name), fill: found(&name).and_then(|k| k.fill.clone()), name }).collect();
         let mut hash_columns: Vec<(usize, u64)> = columns.iter().enumerate().map(|(c, col)| (c, name_hash(&col.name))).collect();
         hash_columns.sort_by_key(|x| x.1);
-        let key = declared(&def).map(|k| def.column(k).map_or(k, |c| &c.name).to_owned()).collect();
-        let key_types = types::key_types(schema, &def);
+        let key: Vec<String> = declared(&def).map(|k| def.column(k).map_or(k, |c| &c.name).to_owned()).collect();
+        let key_types = key.iter().map(|k| type_of(k)).collect();
         let names: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
         // What cannot be was refused when the table was declared.
         let policies = Policies::of(&def, &names).unwrap_or_default();
-        Table { policies, n, name_hash: name_hash(&def.name), key, key_types, columns, hash_columns, def }
+        let place = match &adopted {
+            Some(a) => catalog::place(&a.schema, &def.name),
+            None => ddl::place(&def.name),
+        };
+        Table { policies, n, name_hash: name_hash(&def.name), key, key_types, columns, hash_columns, def, place, adopted, rank: 0 }
     }
     /// Returns the table as deltas name it.
     pub fn table_ref(&self) -> TableRef {
@@ -139,11 +162,41 @@ impl Table {
         row.extend(self.columns.iter().enumerate().filter_map(|(c, col)| state.cell(c).map(|cell| (col.name.clone(), cell.value.clone()))));
         row
     }
+    /// Returns the condition that a row of the table is in the scope $1.
+    pub fn in_scope(&self, t: &str) -> String {
+        match self.adopted.as_ref().map(|a| &a.scope) {
+            None => format!("{t}.scope_id = $1"),
+            Some(Scoped::Column(name, of)) => format!("{t}.{} = $1::{of}", quote(name)),
+            Some(Scoped::Account(id)) => format!("$1 = {}", literal(id)),
+        }
+    }
+    /// Returns the expression of a row's scope.
+    pub fn scope_of(&self, t: &str) -> String {
+        match self.adopted.as_ref().map(|a| &a.scope) {
+            None => format!("{t}.scope_id"),
+            Some(Scoped::Column(name, _)) => format!("{t}.{}::text", quote(name)),
+            Some(Scoped::Account(id)) => format!("{}::text", literal(id)),
+        }
+    }
+    /// Returns the column that a new row's scope goes into, and what goes there; nothing where there is none.
+    pub fn scope_column(&self) -> (String, String) {
+        match self.adopted.as_ref().map(|a| &a.scope) {
+            None => ("scope_id, ".into(), "$1, ".into()),
+            Some(Scoped::Column(name, of)) => (format!("{}, ", quote(name)), format!("$1::{of}, ")),
+            Some(Scoped::Account(_)) => (String::new(), String::new()),
+        }
+    }
     /// Returns `t.a = u.k0 AND …`: a row of the table by the key columns of `u`.
     pub fn by_key(&self, t: &str, u: &str) -> String {
         let terms = self.key.iter().enumerate().map(|(i, k)| format!("{t}.{} = {}", quote(k), self.key_types[i].write(&format!("{u}.k{i}"))));
         terms.collect::<Vec<_>>().join(" AND ")
     }
+}
+
+/// Returns a text as SQL writes it.
+pub fn literal(text: &str) -> String {
+    // E'' reads backslashes in one way, whatever the settings of a session.
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 /// Notes a table, or brings its definition up to date; columns keep their numbers, new ones get the next.

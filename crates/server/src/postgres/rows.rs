@@ -5,7 +5,6 @@
 
 use crate::api_error::ApiError;
 use crate::postgres::db::{Param, Tx, internal};
-use crate::postgres::ddl::place;
 use crate::postgres::registry::Table;
 use crate::postgres::types::{Cell, Column};
 use std::collections::HashMap;
@@ -288,7 +287,7 @@ pub async fn lock_business(tx: &Tx, scope: &str, t: &Table, keys: &[Key]) -> Res
 fn by_keys(t: &Table) -> String {
     let unnest: Vec<String> = t.key_types.iter().enumerate().map(|(i, of)| format!("${}::{}", i + 2, of.array())).collect();
     let names: String = (0..t.key.len()).map(|i| format!("k{i}, ")).collect();
-    format!("unnest({}) WITH ORDINALITY u({names}n) JOIN {} t ON t.scope_id = $1 AND {}", unnest.join(", "), place(&t.def.name), t.by_key("t", "u"))
+    format!("unnest({}) WITH ORDINALITY u({names}n) JOIN {} t ON {} AND {}", unnest.join(", "), t.place, t.in_scope("t"), t.by_key("t", "u"))
 }
 
 fn key_columns(t: &Table, keys: &[Key]) -> Result<Vec<Column>, ApiError> {

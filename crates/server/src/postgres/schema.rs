@@ -50,7 +50,17 @@ async fn take(tx: &Tx, theirs: &Schema, env: &Env) -> Result<(), ApiError> {
     }
     let mut changed = merged.new_tables.clone();
     changed.extend(merged.schema.tables.iter().filter(|t| merged.new_columns.iter().any(|c| c.0.eq_ignore_ascii_case(&t.name))).cloned());
-    let reasons = ddl::refusals(&changed, &merged.schema);
+    let mut reasons = ddl::refusals(&changed, &merged.schema);
+    let is_adopted = |name: &str| before.find(name).is_some_and(|t| t.adopted.is_some());
+    for (table, column) in merged.new_columns.iter().filter(|(table, _)| is_adopted(table)) {
+        let why = format!("table `{table}`: it was adopted, and column `{}` is not in it", column.name);
+        reasons.push(format!("{why}; the operator adds the column with ALTER TABLE and starts the server anew"));
+    }
+    for table in &merged.new_tables {
+        for key in table.foreign_keys.iter().filter(|k| is_adopted(&k.table)) {
+            reasons.push(format!("table `{}`: it points at `{}`, which was adopted; the operator makes it and adopts it too", table.name, key.table));
+        }
+    }
     if !reasons.is_empty() {
         return Err(ApiError::BadRequest(reasons.join("\n")));
     }
@@ -85,7 +95,7 @@ async fn take(tx: &Tx, theirs: &Schema, env: &Env) -> Result<(), ApiError> {
 }
 
 /// Returns the tables of which a device declares other rules of merging than the authority has, as they become.
-fn new_rules(ours: &Schema, theirs: &Schema) -> Result<Vec<TableDef>, ApiError> {
+pub fn new_rules(ours: &Schema, theirs: &Schema) -> Result<Vec<TableDef>, ApiError> {
     let mut out = Vec::new();
     for declared in &theirs.tables {
         let Some(known) = ours.table(&declared.name) else { continue };
@@ -98,7 +108,7 @@ fn new_rules(ours: &Schema, theirs: &Schema) -> Result<Vec<TableDef>, ApiError> 
 }
 
 /// Makes the rows of a table follow its new rules, scope by scope; what was written before is absorbed by the old ones.
-async fn follow(tx: &Tx, t: &Arc<Table>, env: &Env, before: &Registry) -> Result<(), ApiError> {
+pub async fn follow(tx: &Tx, t: &Arc<Table>, env: &Env, before: &Registry) -> Result<(), ApiError> {
     let scopes = tx.query("SELECT DISTINCT scope_id FROM syncline.row WHERE tbl = $1 ORDER BY 1", &[(&t.n, Type::INT4)]).await?;
     for scope in scopes {
         let Some(mut scope) = Scope::lock(tx, &ScopeId(scope.get(0))).await? else { continue };

@@ -3,6 +3,7 @@
 use crate::bundle::{self, Here, Synced};
 use crate::postgres::registry::Table;
 use crate::postgres::rows::Records;
+use crate::postgres::types::PgType;
 use std::collections::BTreeMap;
 use syncline_core::{Key, Outcome, Policies, Reason, Seq, TableDef, Value};
 
@@ -49,7 +50,14 @@ impl Synced for Table {
             return Some((Reason::TooLarge, message));
         }
         let mut parts = self.key_types.iter().zip(values).zip(&self.key);
-        parts.find_map(|((of, value), name)| of.cell(value).err().map(|why| (Reason::Type, format!("column {}.{name}: {why}", self.def.name))))
+        parts.find_map(|((of, value), name)| {
+            let no_key = match of {
+                PgType::Own(_, form) => form.no_key(value),
+                _ => None,
+            };
+            let why = of.cell(value).err().or(no_key.map(str::to_owned))?;
+            Some((Reason::Type, format!("column {}.{name}: {why}", self.def.name)))
+        })
     }
 }
 

@@ -4,7 +4,9 @@
 //! column cannot hold is refused with reason `type`. What a client writes comes back as the value that SQLite would keep
 //! for it under the column's declared type.
 
-use crate::postgres::registry::declared;
+use crate::postgres::own::Form;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use syncline_core::schema::{ColumnDef, Schema, TableDef};
 use syncline_core::{Key, Value};
 use syncline_replica::registry::{Affinity, affinity};
@@ -31,6 +33,20 @@ pub enum PgType {
     Numeric,
     /// json: JSON. Holds what PostgreSQL takes for JSON, character by character.
     Json,
+    /// A type of an adopted column: its name in SQL, and what it is to a device.
+    Own(&'static str, Form),
+}
+
+/// Returns a name that lives as long as the process; there are few, and each is kept once.
+pub fn kept(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = names.get(name) {
+        return known;
+    }
+    let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    names.insert(name);
+    name
 }
 
 /// Returns the type of a column of a table. A foreign key's column has the type of the column that it points at.
@@ -107,20 +123,22 @@ impl PgType {
             PgType::Boolean => "boolean",
             PgType::Numeric => "numeric",
             PgType::Json => "json",
+            PgType::Own(name, _) => name,
         }
     }
     /// Returns an expression that reads a column in a form that `selected` understands.
     pub fn read(self, column: &str) -> String {
         match self {
             PgType::Numeric | PgType::Json => format!("{column}::text"),
+            PgType::Own(_, form) => form.read(column),
             _ => column.to_owned(),
         }
     }
     /// Returns the array type that values of this column are sent as.
     pub fn array(self) -> &'static str {
         match self {
-            PgType::BigInt => "bigint[]",
-            PgType::Double => "float8[]",
+            PgType::BigInt | PgType::Own(_, Form::Int(_)) => "bigint[]",
+            PgType::Double | PgType::Own(_, Form::Float) => "float8[]",
             PgType::Bytea => "bytea[]",
             PgType::Boolean => "boolean[]",
             _ => "text[]",
@@ -128,8 +146,8 @@ impl PgType {
     }
     fn array_type(self) -> Type {
         match self {
-            PgType::BigInt => Type::INT8_ARRAY,
-            PgType::Double => Type::FLOAT8_ARRAY,
+            PgType::BigInt | PgType::Own(_, Form::Int(_)) => Type::INT8_ARRAY,
+            PgType::Double | PgType::Own(_, Form::Float) => Type::FLOAT8_ARRAY,
             PgType::Bytea => Type::BYTEA_ARRAY,
             PgType::Boolean => Type::BOOL_ARRAY,
             _ => Type::TEXT_ARRAY,
@@ -140,6 +158,7 @@ impl PgType {
         match self {
             PgType::Numeric => format!("{sent}::numeric"),
             PgType::Json => format!("{sent}::json"),
+            PgType::Own(name, form) => form.write(sent, name),
             _ => sent.to_owned(),
         }
     }
@@ -149,13 +168,15 @@ impl PgType {
             PgType::Double => format!("encode(float8send({column}), 'hex')"),
             PgType::Bytea => format!("encode({column}, 'hex')"),
             PgType::Text | PgType::Any(_) => column.to_owned(),
+            PgType::Own(_, Form::Int(_)) => format!("{column}::text"),
+            PgType::Own(_, form) => form.read(column),
             _ => format!("{column}::text"),
         }
     }
     /// Reads what `note` noted.
     pub fn noted(self, text: &str) -> Option<Cell> {
         Some(match self {
-            PgType::BigInt => Cell::Int(text.parse().ok()?),
+            PgType::BigInt | PgType::Own(_, Form::Int(_)) => Cell::Int(text.parse().ok()?),
             PgType::Double => Cell::Real(f64::from_bits(u64::from_str_radix(text, 16).ok()?)),
             PgType::Bytea => Cell::Bytes(from_hex(text)?),
             PgType::Boolean => Cell::Bool(text == "true"),
@@ -165,8 +186,9 @@ impl PgType {
     /// Reads a column of a row that was selected by `read`.
     pub fn selected(self, row: &Row, i: usize) -> Result<Cell, tokio_postgres::Error> {
         Ok(match self {
-            PgType::BigInt => row.try_get::<_, Option<i64>>(i)?.map_or(Cell::Null, Cell::Int),
-            PgType::Double => row.try_get::<_, Option<f64>>(i)?.map_or(Cell::Null, Cell::Real),
+            PgType::BigInt | PgType::Own(_, Form::Int(_)) => row.try_get::<_, Option<i64>>(i)?.map_or(Cell::Null, Cell::Int),
+            // SQLite has no NaN; a table that was adopted may.
+            PgType::Double | PgType::Own(_, Form::Float) => row.try_get::<_, Option<f64>>(i)?.filter(|x| !x.is_nan()).map_or(Cell::Null, Cell::Real),
             PgType::Bytea => row.try_get::<_, Option<Vec<u8>>>(i)?.map_or(Cell::Null, Cell::Bytes),
             PgType::Boolean => row.try_get::<_, Option<bool>>(i)?.map_or(Cell::Null, Cell::Bool),
             _ => row.try_get::<_, Option<String>>(i)?.map_or(Cell::Null, Cell::Text),
@@ -177,6 +199,7 @@ impl PgType {
     pub fn cell(self, value: &Value) -> Result<Cell, String> {
         Ok(match (self, value) {
             (_, Value::Null) => Cell::Null,
+            (PgType::Own(name, form), value) => return form.cell(value, name),
             (PgType::BigInt, Value::Int(n)) => Cell::Int(*n),
             (PgType::Double, Value::Real(x)) => Cell::Real(*x),
             (PgType::Bytea, Value::Blob(bytes)) => Cell::Bytes(bytes.clone()),
@@ -256,8 +279,8 @@ impl Column {
     /// Returns an empty column.
     pub fn new(type_of: PgType) -> Column {
         let data = match type_of {
-            PgType::BigInt => Data::Int(vec![]),
-            PgType::Double => Data::Real(vec![]),
+            PgType::BigInt | PgType::Own(_, Form::Int(_)) => Data::Int(vec![]),
+            PgType::Double | PgType::Own(_, Form::Float) => Data::Real(vec![]),
             PgType::Bytea => Data::Bytes(vec![]),
             PgType::Boolean => Data::Bool(vec![]),
             _ => Data::Text(vec![]),
@@ -293,7 +316,8 @@ impl Column {
     }
 }
 
-fn text(bytes: &[u8]) -> Result<&str, String> {
+/// Returns text as PostgreSQL can hold it, or says why it cannot.
+pub fn text(bytes: &[u8]) -> Result<&str, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "the text is not UTF-8, which PostgreSQL cannot hold".to_owned())?;
     if text.contains('\0') {
         return Err("the text has a NUL character, which PostgreSQL cannot hold".into());
@@ -338,11 +362,6 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
         return None;
     }
     (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()).collect()
-}
-
-/// Returns the types of a table's key columns, in order.
-pub fn key_types(schema: &Schema, table: &TableDef) -> Vec<PgType> {
-    declared(table).filter_map(|name| table.column(name)).map(|c| column_type(schema, table, c)).collect()
 }
 
 #[cfg(test)]

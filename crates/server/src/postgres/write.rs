@@ -1,7 +1,6 @@
 //! Business rows written many at a time: one statement per table and kind, never one per row.
 
 use crate::postgres::db::{Failed, Param, Tx};
-use crate::postgres::ddl::place;
 use crate::postgres::registry::Table;
 use crate::postgres::types::Column;
 use std::collections::BTreeMap;
@@ -65,7 +64,8 @@ impl From<Failed> for Unwritten {
 /// Writes all rows: what changes and what is new between two rounds of deletions, since a deletion frees unique values, but
 /// takes children along where a foreign key says so (`acted_on`), which may just be moving to another parent.
 pub async fn write(tx: &Tx, scope: &str, rows: &[Planned<'_>], acted_on: &[i32]) -> Result<(), Unwritten> {
-    let mut groups: BTreeMap<(u8, i32, Vec<usize>), Vec<&Planned>> = BTreeMap::new();
+    // Parents are put in before their children and taken out after them: some foreign keys are checked at once.
+    let mut groups: BTreeMap<(u8, i32, i32, Vec<usize>), Vec<&Planned>> = BTreeMap::new();
     for row in rows {
         let (round, columns) = match row.action {
             Action::Nothing => continue,
@@ -74,9 +74,10 @@ pub async fn write(tx: &Tx, scope: &str, rows: &[Planned<'_>], acted_on: &[i32])
             Action::Update => (2, row.columns.clone()),
             Action::Insert => (3, row.columns.clone()),
         };
-        groups.entry((round, row.table.n, columns)).or_default().push(row);
+        let rank = if row.action == Action::Delete { -row.table.rank } else { row.table.rank };
+        groups.entry((round, rank, row.table.n, columns)).or_default().push(row);
     }
-    for ((round, _, columns), rows) in groups {
+    for ((round, _, _, columns), rows) in groups {
         let t = rows[0].table;
         let sql = match round {
             2 => update(t, &columns),
@@ -123,10 +124,18 @@ fn sent(t: &Table, columns: &[usize]) -> String {
 fn insert(t: &Table, columns: &[usize]) -> String {
     let names: Vec<String> = t.key.iter().map(|k| quote(k)).chain(columns.iter().map(|c| quote(&t.columns[*c].name))).collect();
     let keys = t.key_types.iter().enumerate().map(|(i, of)| of.write(&format!("u.k{i}")));
-    let values: Vec<String> = keys.chain(columns.iter().enumerate().map(|(i, c)| t.columns[*c].type_of.write(&format!("u.v{i}")))).collect();
+    let value = |(i, c): (usize, &usize)| {
+        let written = t.columns[*c].type_of.write(&format!("u.v{i}"));
+        match &t.columns[*c].fill {
+            Some(fill) => format!("coalesce({written}, {fill})"),
+            None => written,
+        }
+    };
+    let values: Vec<String> = keys.chain(columns.iter().enumerate().map(value)).collect();
+    let (scope_column, scope) = t.scope_column();
     format!(
-        "WITH w AS (INSERT INTO {}(scope_id, {}) SELECT $1, {} FROM {} RETURNING 1) SELECT count(*) FROM w",
-        place(&t.def.name),
+        "WITH w AS (INSERT INTO {}({scope_column}{}) SELECT {scope}{} FROM {} RETURNING 1) SELECT count(*) FROM w",
+        t.place,
         names.join(", "),
         values.join(", "),
         sent(t, columns)
@@ -137,19 +146,21 @@ fn update(t: &Table, columns: &[usize]) -> String {
     let set: Vec<String> =
         columns.iter().enumerate().map(|(i, c)| format!("{} = {}", quote(&t.columns[*c].name), t.columns[*c].type_of.write(&format!("u.v{i}")))).collect();
     format!(
-        "WITH w AS (UPDATE {} t SET {} FROM {} WHERE t.scope_id = $1 AND {} RETURNING 1) SELECT count(*) FROM w",
-        place(&t.def.name),
+        "WITH w AS (UPDATE {} t SET {} FROM {} WHERE {} AND {} RETURNING 1) SELECT count(*) FROM w",
+        t.place,
         set.join(", "),
         sent(t, columns),
+        t.in_scope("t"),
         t.by_key("t", "u")
     )
 }
 
 fn delete(t: &Table) -> String {
     format!(
-        "WITH w AS (DELETE FROM {} t USING {} WHERE t.scope_id = $1 AND {} RETURNING 1) SELECT count(*) FROM w",
-        place(&t.def.name),
+        "WITH w AS (DELETE FROM {} t USING {} WHERE {} AND {} RETURNING 1) SELECT count(*) FROM w",
+        t.place,
         sent(t, &[]),
+        t.in_scope("t"),
         t.by_key("t", "u")
     )
 }
