@@ -4,8 +4,9 @@
 //! Call `next`, send what it returns, call `answer` with what comes back, and go on until it says `Step::Done`. Whatever is
 //! lost or killed in between: a new `Session` on the same database goes on where the last one was.
 
-use syncline_core::{Limits, SyncRequest, SyncResponse, planted};
-use syncline_replica::{Env, Replica, Result, Scope};
+use std::collections::{BTreeMap, HashSet};
+use syncline_core::{Key, Limits, Outcome, ScopeAnswer, ScopeId, ScopeRequest, SyncRequest, SyncResponse, planted};
+use syncline_replica::{Env, Replica, Result, Scope, Tx};
 
 /// The most rounds in which refused rows are parked and the rest goes again; then `retries_exhausted`.
 pub const ROUNDS_MAX: u32 = 5;
@@ -48,12 +49,32 @@ pub struct Summary {
     /// Bytes that the authority has of a push that goes up in parts, and bytes of all of it.
     pub upload: Option<(u64, u64)>,
     /// What changed in tables: (table, key).
-    pub changed: Vec<(i64, syncline_core::Key)>,
+    pub changed: Vec<(i64, Key)>,
     /// Things that the owner should know of, in words.
     pub notices: Vec<String>,
     /// Whether this device and the authority differ although they should be equal; a resync mends it.
     pub digest_differs: bool,
 }
+
+/// What is known of the last request.
+#[derive(Default)]
+struct Asked {
+    /// The account's own scope.
+    own: ScopeId,
+    /// Scopes of which more is pending than fitted into a bundle.
+    more: HashSet<i64>,
+    /// Scopes that this sync has asked about, and those that found no room in the request.
+    done: HashSet<i64>,
+    wanted: HashSet<i64>,
+    /// Whether there were more scopes than one request asks about.
+    left_out: bool,
+}
+
+/// The account's own scope.
+const OWN: i64 = 1;
+
+/// The least part of a page for one of many scopes.
+const PAGE_BYTES_MIN: usize = 16 * 1024;
 
 /// One sync in progress.
 pub struct Session {
@@ -61,8 +82,12 @@ pub struct Session {
     summary: Summary,
     checkpoints: bool,
     schema_wanted: bool,
-    more: bool,
-    sent_rows: u64,
+    /// What the last request left for the next.
+    asked: Asked,
+    /// Scopes that the next request is to ask about, whatever else.
+    wanted: HashSet<i64>,
+    /// Scopes that this sync has asked about.
+    done: HashSet<i64>,
     /// Whether it has been said what the authority's schema lacks.
     announced: bool,
 }
@@ -75,8 +100,9 @@ impl Session {
             summary: Summary { rounds: 1, ..Summary::default() },
             checkpoints: false,
             schema_wanted: false,
-            more: false,
-            sent_rows: 0,
+            asked: Asked::default(),
+            wanted: HashSet::new(),
+            done: HashSet::new(),
             announced: false,
         }
     }
@@ -101,41 +127,85 @@ impl Session {
         self.summary.upload = progress;
     }
 
-    /// Absorbs what was captured, freezes a bundle and returns the request to send.
+    /// Absorbs what was captured, freezes a bundle in each scope that has any to send, and returns the request to send.
     pub fn next(&mut self, replica: &mut Replica, env: &mut Env) -> Result<SyncRequest> {
         let (limits, checkpoints, schema_wanted) = (self.limits, self.checkpoints, self.schema_wanted);
         let push = !self.summary.retries_exhausted;
         let announced = self.announced;
-        let (request, more, behind) = replica.transact(env, |tx| {
-            let scope = tx.scope(1)?;
+        let mut wanted = std::mem::take(&mut self.wanted);
+        if self.summary.requests == 0 {
+            wanted.insert(OWN);
+        }
+        let done = std::mem::take(&mut self.done);
+        let (request, mut asked, behind) = replica.transact(env, |tx| {
             let absorbed = tx.absorb()?;
-            let touched = absorbed.changed.iter().map(|c| c.1).collect();
-            tx.unpark_waiting(&scope, &touched)?;
-            let (request, more) = tx.build_request(&scope, &limits, push, checkpoints)?;
-            let queued = tx.pending_figures(&scope)?.0;
+            let mut touched: BTreeMap<i64, HashSet<i64>> = BTreeMap::new();
+            for (scope, table, _) in &absorbed.changed {
+                touched.entry(*scope).or_default().insert(*table);
+            }
+            for (scope, tables) in &touched {
+                let scope = tx.scope(*scope)?;
+                tx.unpark_waiting(&scope, tables)?;
+            }
+            let (scopes, left_out) = tx.scopes_to_ask(&wanted, &done)?;
+            let mut asked = Asked { left_out, ..Asked::default() };
+            let mut room = limits;
+            // Pages of many scopes are as much together as one of one.
+            room.page_bytes = (limits.page_bytes / scopes.len().max(1)).max(PAGE_BYTES_MIN.min(limits.page_bytes));
+            let mut requests = Vec::with_capacity(scopes.len());
+            for scope in &scopes {
+                let fits = room.bundle_rows > 0 && room.bundle_bytes > 0;
+                let (request, more) = tx.build_request(scope, &room, push && fits, checkpoints)?;
+                if more || (push && !fits) {
+                    asked.more.insert(scope.n);
+                }
+                if let Some(push) = &request.push {
+                    room.bundle_rows = room.bundle_rows.saturating_sub(push.rows.rows.len());
+                    room.bundle_bytes = room.bundle_bytes.saturating_sub(push.rows.rows.iter().map(size_of_row).sum());
+                }
+                requests.push(request);
+            }
+            let queued = tx.all_pending_figures()?.0;
             let behind = if announced { Vec::new() } else { tx.schema_behind()? };
-            let fingerprint = tx.fingerprint()?;
-            let device_time_ms = tx.env.now_ms;
-            let request = SyncRequest { version: syncline_core::VERSION, device_time_ms, fingerprint, queued, schema_wanted, scopes: vec![request] };
-            Ok((request, more, behind))
+            let request = SyncRequest {
+                version: syncline_core::VERSION,
+                device_time_ms: tx.env.now_ms,
+                fingerprint: tx.fingerprint()?,
+                queued,
+                schema_wanted,
+                scopes: requests,
+                members: tx.members_known()?,
+                heads: tx.heads_beside(&scopes)?,
+            };
+            asked.own = tx.scope(OWN)?.id;
+            asked.wanted = wanted;
+            asked.wanted.retain(|n| scopes.iter().all(|s| s.n != *n));
+            asked.done = done;
+            asked.done.extend(scopes.iter().map(|s| s.n));
+            Ok((request, asked, behind))
         })?;
         self.announced = true;
         if !behind.is_empty() {
             let behind = behind.join(", ");
             self.summary.notices.push(format!("the server does not know {behind} yet; they wait here, all else goes. `syncline schema push` takes them to it"));
         }
-        self.more = more;
-        self.sent_rows = request.scopes[0].push.as_ref().map_or(0, |p| p.rows.rows.len() as u64);
+        self.done = std::mem::take(&mut asked.done);
+        self.wanted = std::mem::take(&mut asked.wanted);
+        self.asked = asked;
         self.summary.requests += 1;
         Ok(request)
+    }
+
+    /// Returns the bundle that the last request carries of the account's own scope: the one that the anchor notes.
+    pub fn own_push<'a>(&self, request: &'a SyncRequest) -> Option<&'a ScopeRequest> {
+        request.scopes.iter().find(|s| s.scope == self.asked.own && s.push.is_some())
     }
 
     /// Takes an answer in, in one transaction that absorbs first.
     pub fn answer(&mut self, replica: &mut Replica, env: &mut Env, sent: &SyncRequest, answer: &SyncResponse) -> Result<Step> {
         let limits = self.limits;
-        let (Some(sent), Some(given)) = (sent.scopes.first(), answer.scopes.first()) else { return Ok(Step::Done) };
-        let (taken, figures, cursor, schema_wanted) = replica.transact(env, |tx| {
-            let scope: Scope = tx.scope(1)?;
+        let mut went = Went::default();
+        let (figures, cursor) = replica.transact(env, |tx| {
             if !planted::on("apply_without_absorb") {
                 tx.absorb()?;
             }
@@ -143,36 +213,41 @@ impl Session {
                 tx.create_missing(schema)?;
             }
             let schema_wanted = tx.meta::<[u8; 16]>("authority_schema")?.is_none_or(|known| known != answer.fingerprint.0);
-            // Rows of another schema wait for it: who does not know a column's policy must not merge it by another.
-            let given = if schema_wanted { syncline_core::ScopeAnswer { delta: None, ..given.clone() } } else { given.clone() };
-            let mut taken = tx.take_answer(&scope, answer.history, sent, &given, &limits)?;
-            if taken.digest_differs {
-                // Replicas with other columns have other digests; that is no difference.
-                taken.digest_differs = tx.fingerprint()? == answer.fingerprint;
+            // Before the answers: what came for a scope that this account is in no more is not taken in.
+            if let Some(members) = &answer.members {
+                let taken = tx.take_members(members)?;
+                went.again |= taken.again;
+                went.changed.extend(taken.changed.into_iter().map(|c| (c.1, c.2)));
+                went.notices.extend(taken.notices);
             }
-            if taken.digest_differs && tx.repair(&scope)? {
-                taken.again = true;
-                taken.notices.push("this device and the server differed although they should be equal; everything was compared and merged both ways".into());
+            for (asked, given) in sent.scopes.iter().zip(&answer.scopes) {
+                let Some(scope) = tx.find_scope(&asked.scope)?.filter(|_| !given.absent && asked.scope == given.scope) else { continue };
+                take_scope(tx, &scope, asked, given, answer, schema_wanted, &limits, &mut went)?;
             }
-            let figures = tx.pending_figures(&scope)?;
-            let cursor = tx.cursor(&scope)?.map_or(0, |c| c.seq.0);
-            Ok((taken, figures, cursor, schema_wanted))
+            if self.summary.requests < REQUESTS_MAX {
+                // What moves again and again meanwhile is left to the next sync.
+                went.moved = tx.take_heads(&answer.moved)?;
+            }
+            went.schema_wanted = schema_wanted;
+            let own = tx.scope(OWN)?;
+            let cursor = tx.cursor(&own)?.map_or(0, |c| c.seq.0);
+            Ok((tx.all_pending_figures()?, cursor))
         })?;
-        self.schema_wanted = schema_wanted;
-        self.checkpoints = taken.notices.iter().any(|n| n == "checkpoints");
+        self.schema_wanted = went.schema_wanted;
+        self.checkpoints = went.checkpoints;
+        self.wanted.extend(went.wanted.iter().chain(&went.moved));
+        went.again |= !went.moved.is_empty();
         let summary = &mut self.summary;
-        if taken.committed.is_some() {
-            summary.rows_up += self.sent_rows;
-        }
-        summary.rows_down += taken.rows_down;
+        summary.rows_up += went.rows_up;
+        summary.rows_down += went.rows_down;
         summary.bundle_seq = cursor;
-        summary.hydrate |= taken.hydrated;
-        (summary.pending, summary.parked) = (figures.0, figures.1);
-        summary.progress = taken.progress;
-        summary.changed.extend(taken.changed.into_iter().map(|c| (c.1, c.2)));
-        summary.notices.extend(taken.notices.into_iter().filter(|n| n != "checkpoints"));
-        summary.digest_differs = taken.digest_differs;
-        if taken.parked > 0 || matches!(given.outcome, Some(syncline_core::Outcome::Rejected { .. })) {
+        summary.hydrate |= went.hydrated;
+        (summary.pending, summary.parked) = figures;
+        summary.progress = went.progress;
+        summary.changed.extend(went.changed);
+        summary.notices.extend(went.notices);
+        summary.digest_differs = went.digest_differs;
+        if went.refused {
             summary.rounds += 1;
             if summary.rounds > ROUNDS_MAX {
                 summary.retries_exhausted = true;
@@ -180,7 +255,85 @@ impl Session {
         }
         // What was acknowledged may be an earlier attempt, whose answer was lost: the rows written since are still to be sent.
         let unsent = figures.0 > figures.1 && self.summary.requests < REQUESTS_MAX;
-        let more = (self.more || unsent) && taken.committed.is_some();
-        Ok(if taken.again || more || schema_wanted { Step::Again } else { Step::Done })
+        let more: Vec<i64> = went.committed.iter().filter(|n| unsent || self.asked.more.contains(n)).copied().collect();
+        self.wanted.extend(&more);
+        let left_out = self.asked.left_out && self.summary.requests < REQUESTS_MAX;
+        Ok(if went.again || !more.is_empty() || left_out || went.schema_wanted { Step::Again } else { Step::Done })
     }
+}
+
+/// What an answer did, over all its scopes.
+#[derive(Default)]
+struct Went {
+    again: bool,
+    schema_wanted: bool,
+    checkpoints: bool,
+    wanted: HashSet<i64>,
+    moved: Vec<i64>,
+    committed: HashSet<i64>,
+    refused: bool,
+    rows_up: u64,
+    rows_down: u64,
+    hydrated: bool,
+    progress: Option<(u64, u64)>,
+    changed: Vec<(i64, Key)>,
+    notices: Vec<String>,
+    digest_differs: bool,
+}
+
+#[allow(clippy::too_many_arguments)] // one scope's half of an exchange, and what it adds to
+fn take_scope(
+    tx: &mut Tx,
+    scope: &Scope,
+    asked: &ScopeRequest,
+    given: &ScopeAnswer,
+    answer: &SyncResponse,
+    schema_wanted: bool,
+    limits: &Limits,
+    went: &mut Went,
+) -> Result<()> {
+    // Rows of another schema wait for it: who does not know a column's policy must not merge it by another.
+    let given = if schema_wanted { ScopeAnswer { delta: None, ..given.clone() } } else { given.clone() };
+    let mut taken = tx.take_answer(scope, answer.history, asked, &given, limits)?;
+    if taken.digest_differs {
+        // Replicas with other columns have other digests; that is no difference.
+        taken.digest_differs = tx.fingerprint()? == answer.fingerprint;
+    }
+    if taken.digest_differs && tx.repair(scope)? {
+        taken.again = true;
+        taken.notices.push("this device and the server differed although they should be equal; everything was compared and merged both ways".into());
+    }
+    tx.note_asked(scope, asked.cursor)?;
+    if given.delta.as_ref().is_some_and(|d| d.next.is_none()) {
+        tx.note_complete(scope)?;
+    }
+    if taken.again || schema_wanted {
+        went.wanted.insert(scope.n);
+    }
+    if taken.committed.is_some() {
+        went.committed.insert(scope.n);
+        went.rows_up += asked.push.as_ref().map_or(0, |p| p.rows.rows.len() as u64);
+    }
+    went.again |= taken.again;
+    went.refused |= taken.parked > 0 || matches!(given.outcome, Some(Outcome::Rejected { .. }));
+    went.rows_down += taken.rows_down;
+    went.hydrated |= taken.hydrated;
+    if let Some((rows, left)) = taken.progress {
+        let before = went.progress.unwrap_or_default();
+        went.progress = Some((before.0 + rows, before.1 + left));
+    }
+    went.changed.extend(taken.changed.into_iter().map(|c| (c.1, c.2)));
+    went.checkpoints |= taken.notices.iter().any(|n| n == "checkpoints");
+    for notice in taken.notices.into_iter().filter(|n| n != "checkpoints") {
+        // What was put back was put back for all scopes.
+        if !went.notices.contains(&notice) {
+            went.notices.push(notice);
+        }
+    }
+    went.digest_differs |= taken.digest_differs;
+    Ok(())
+}
+
+fn size_of_row(row: &syncline_core::DeltaRow) -> usize {
+    64 + row.key.0.len() + row.values.iter().map(syncline_core::Value::size).sum::<usize>()
 }

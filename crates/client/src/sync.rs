@@ -257,11 +257,9 @@ impl Inner {
                 return Ok(Ended::Interrupted);
             }
             let mut request = self.with_replica(&[], |replica, env| session.next(replica, env))?;
-            if let Some(scope) = request.scopes.first()
-                && let Some(push) = &scope.push
-            {
+            if let Some(own) = session.own_push(&request) {
                 // Before it is sent: a backup of the file that is put back later must be below the anchor.
-                anchor::note(identity, &self.path, scope.source, Some(push))?;
+                anchor::note(identity, &self.path, own.source, own.push.as_ref())?;
             }
             link.set_parts_from(if upload.is_vain() { 0 } else { session.page_bytes() / 4 });
             let answered = match fetched.take() {
@@ -466,8 +464,11 @@ impl Inner {
     /// Returns when the oldest unconfirmed row was last written, by this device's clock.
     pub(crate) fn oldest_pending(&self) -> Result<Option<i64>, Error> {
         let find = |tx: &mut Tx| {
-            let scope = tx.scope(1)?;
-            Ok(tx.pending(&scope, 1)?.first().map(|p| p.since))
+            let mut oldest = None;
+            for scope in tx.scopes()? {
+                oldest = [oldest, tx.pending(&scope, 1)?.first().map(|p| p.since)].into_iter().flatten().min();
+            }
+            Ok(oldest)
         };
         self.with_replica(&[], |replica, env| replica.read(env, find))
     }
@@ -480,7 +481,8 @@ fn page_after(request: &SyncRequest, answer: &SyncResponse) -> Option<SyncReques
     let delta = given.delta.as_ref().filter(|_| asked.push.is_none())?;
     let page = PageRequest { from: delta.from, after: delta.next.clone()?, head: delta.to, chain: delta.chain };
     let asked = ScopeRequest { page: Some(page), ..asked.clone() };
-    Some(SyncRequest { schema_wanted: false, scopes: vec![asked], ..request.clone() })
+    let told = answer.members.is_none() && answer.moved.is_empty();
+    told.then(|| SyncRequest { schema_wanted: false, scopes: vec![asked], ..request.clone() })
 }
 
 /// Whether two requests ask for the same, whatever the time.

@@ -1,8 +1,10 @@
 //! What devices and authorities say to each other (docs/protocol.md). Types only.
 
 use crate::delta::{Cursor, Delta, Position, Rows};
+use crate::heads::{Head, Heads};
 use crate::ids::{BundleId, Chain, DeviceId, Fingerprint, HistoryId, Hlc, Nonce, PartName, ScopeId, Seq, SourceId, WriterId};
 use crate::key::Key;
+use crate::membership::ScopeInfo;
 use crate::schema::Schema;
 use crate::value::Value;
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,12 @@ pub struct SyncRequest {
     pub schema_wanted: bool,
     /// The scopes asked about; those left out have not changed on the device.
     pub scopes: Vec<ScopeRequest>,
+    /// What the device knows of its account's memberships (`heads::members_hash`); 0 if it knows of none.
+    #[serde(default)]
+    pub members: u64,
+    /// Where the device is in the account's scopes that it does not ask about (`heads::Heads`).
+    #[serde(default)]
+    pub heads: Heads,
 }
 
 /// One scope in a request.
@@ -49,6 +57,9 @@ pub struct ScopeRequest {
     pub page_bytes: u64,
     /// Whether the device has no row of this scope: gravestones may be left out.
     pub hydrate: bool,
+    /// Whether the bundle moves rows between scopes: those of a request are committed together or not at all.
+    #[serde(default)]
+    pub together: bool,
 }
 
 /// A bundle that the authority has acknowledged.
@@ -134,6 +145,21 @@ pub struct SyncResponse {
     pub schema: Option<Schema>,
     /// One answer per scope asked about.
     pub scopes: Vec<ScopeAnswer>,
+    /// The shared scopes that the account is and was a member of, if the device knows otherwise.
+    #[serde(default)]
+    pub members: Option<Memberships>,
+    /// Scopes that were not asked about and may have moved.
+    #[serde(default)]
+    pub moved: Vec<Head>,
+}
+
+/// What an account is and was a member of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memberships {
+    /// The shared scopes that it is in.
+    pub now: Vec<ScopeInfo>,
+    /// Those that it was in and has left, or was removed from: a device takes their rows away for no other reason.
+    pub gone: Vec<ScopeId>,
 }
 
 /// One scope in an answer.
@@ -151,6 +177,9 @@ pub struct ScopeAnswer {
     pub history_changed: Option<Seq>,
     /// The page asked for came from a past that is gone: the device drops its stage.
     pub stage_void: bool,
+    /// There is no such scope, or the account is not in it: nothing was looked at.
+    #[serde(default)]
+    pub absent: bool,
 }
 
 /// What became of a push.

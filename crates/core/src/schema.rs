@@ -184,22 +184,23 @@ impl TableDef {
     pub fn stored_columns(&self) -> impl Iterator<Item = &ColumnDef> {
         self.columns.iter().filter(|c| c.generated.is_none())
     }
-    /// Takes over what another definition of this table declares of merging.
+    /// Takes over what another definition of this table declares of merging and of scopes.
     pub fn adopt_rules(&mut self, other: &TableDef) {
         self.options.policy = other.options.policy.clone();
         self.options.delete_wins = other.options.delete_wins;
         self.options.groups = other.options.groups.clone();
+        self.options.scope = other.options.scope.clone();
         for column in &mut self.columns {
             if let Some(theirs) = other.column(&column.name) {
                 column.policy = theirs.policy.clone();
             }
         }
     }
-    /// Whether another definition of this table declares the same of merging.
+    /// Whether another definition of this table declares the same of merging and of scopes.
     pub fn same_rules(&self, other: &TableDef) -> bool {
         self.rules() == other.rules()
     }
-    /// Lists what is declared of merging, in words; nothing where it is `lww` throughout.
+    /// Lists what is declared of merging and of scopes, in words; nothing where it is `lww` throughout and the account's own.
     fn rules(&self) -> Vec<String> {
         let mut out: Vec<String> =
             self.columns.iter().filter_map(|c| c.policy.as_ref().filter(|p| *p != "lww").map(|p| format!("{} = {p}", c.name.to_lowercase()))).collect();
@@ -207,6 +208,11 @@ impl TableDef {
         out.extend(self.options.policy.iter().filter(|p| *p != "lww").map(|p| format!("policy = {p}")));
         out.extend(self.options.delete_wins.then(|| "delete_wins".to_owned()));
         out.extend(self.options.groups.iter().map(|g| format!("group({})", g.join(", ").to_lowercase())));
+        match &self.options.scope {
+            ScopeRule::Account => {}
+            ScopeRule::Column(c) => out.push(format!("scope = {}", c.to_lowercase())),
+            ScopeRule::Via(c) => out.push(format!("scope via {}", c.to_lowercase())),
+        }
         out
     }
     /// Returns a column by name; names compare as SQLite does, without regard to ASCII case.
@@ -218,6 +224,11 @@ impl TableDef {
         let [part] = &self.primary_key[..] else { return None };
         let column = self.column(part.column.as_deref()?)?;
         (column.decl_type.eq_ignore_ascii_case("INTEGER") && !self.without_rowid && !part.desc).then_some(column.name.as_str())
+    }
+    /// Returns the foreign key through which a row gets its parent's scope, if it does.
+    pub fn scope_key(&self) -> Option<&ForeignKey> {
+        let ScopeRule::Via(column) = &self.options.scope else { return None };
+        self.foreign_keys.iter().find(|f| f.columns.iter().any(|c| c.eq_ignore_ascii_case(column)))
     }
     /// Returns the columns of a parent that a foreign key of another table points at.
     pub fn referenced_columns(&self, key: &ForeignKey) -> Vec<String> {

@@ -64,7 +64,16 @@ fn push(state: &RowState) -> SyncRequest {
         page_bytes: 4096,
         ..ScopeRequest::default()
     };
-    SyncRequest { version: VERSION, device_time_ms: 1_700_000_000_000, fingerprint: Fingerprint([8; 16]), queued: 1, schema_wanted: true, scopes: vec![scope] }
+    SyncRequest {
+        version: VERSION,
+        device_time_ms: 1_700_000_000_000,
+        fingerprint: Fingerprint([8; 16]),
+        queued: 1,
+        schema_wanted: true,
+        scopes: vec![scope],
+        members: 3,
+        heads: Heads(vec![1, u32::MAX]),
+    }
 }
 
 fn answer(state: &RowState) -> SyncResponse {
@@ -85,6 +94,8 @@ fn answer(state: &RowState) -> SyncResponse {
         fingerprint: Fingerprint([8; 16]),
         schema: None,
         scopes: vec![scope],
+        members: Some(Memberships { now: vec![ScopeInfo { scope_id: ScopeId("list".into()), role: MemberRole::Writer }], gone: vec![ScopeId("old".into())] }),
+        moved: vec![Head { scope: ScopeId("list".into()), seq: Seq(4), check: 5 }],
     }
 }
 

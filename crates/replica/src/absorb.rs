@@ -48,6 +48,14 @@ struct Fold {
     last: i64,
 }
 
+/// What of a row's captured writes concerns one scope.
+struct Piece {
+    fold: usize,
+    scope: Scope,
+    /// The row goes on in another one.
+    leaves: bool,
+}
+
 /// How many log entries are folded at a time, so that memory stays flat.
 const CHUNK: i64 = 200_000;
 
@@ -74,25 +82,28 @@ impl Tx<'_> {
             let folds = self.fold_log(last, &mut touched)?;
             // Emptied first: the pages of the log are what the row states then fill.
             self.conn.prepare_cached("DELETE FROM _syncline_log WHERE id <= ?1").and_then(|mut q| q.execute([last])).doing("emptying the capture log")?;
+            let (folds, pieces) = self.part(folds)?;
             // Numbered in the order of writing, so that what was written together is sent together; stored in the order
             // of keys, so that a bulk load fills the pages of the sidecar.
-            let mut numbered = Vec::with_capacity(folds.len());
-            for row in folds {
+            let mut numbered = Vec::with_capacity(pieces.len());
+            for piece in pieces {
                 let seq = match self.role {
-                    Role::Device => self.head(row.0.1.n)?.next(),
+                    Role::Device => self.head(piece.scope.n)?.next(),
                     Role::Authority => Seq(0),
                 };
                 if self.role == Role::Device {
-                    self.set_head(row.0.1.n, seq);
+                    self.set_head(piece.scope.n, seq);
                 }
-                numbered.push((seq, row));
+                numbered.push((seq, piece));
             }
-            numbered.sort_by(|(_, a), (_, b)| (a.0.0.n, &a.0.2).cmp(&(b.0.0.n, &b.0.2)));
+            // A row leaves one scope before it enters another: the order of the two stays as it is.
+            numbered.sort_by(|(_, a), (_, b)| (folds[a.fold].0.n, &folds[a.fold].1).cmp(&(folds[b.fold].0.n, &folds[b.fold].1)));
             let mut changed = Vec::new();
             let mut unlike = Vec::new();
-            for (seq, ((table, scope, key), fold)) in numbered {
-                if self.absorb_row(&table, &scope, &key, &fold, shift, seq, &mut unlike)? {
-                    changed.push((seq, (scope.n, table.n, key)));
+            for (seq, piece) in numbered {
+                let (table, key, fold) = &folds[piece.fold];
+                if self.absorb_row(table, &piece.scope, key, fold, shift, (seq, piece.leaves), &mut unlike)? {
+                    changed.push((seq, (piece.scope.n, table.n, key.clone())));
                 }
             }
             self.put_back(unlike)?;
@@ -104,6 +115,7 @@ impl Tx<'_> {
                 self.conn.prepare_cached(&sql).and_then(|mut q| q.execute([last])).doing("emptying an image log")?;
             }
         }
+        self.settle_strays(out, shift)?;
         for table in touched {
             let table = self.registry()?.get(table)?;
             // Rows displaced through an index on expressions leave no trace: look for them, then go once more.
@@ -112,6 +124,26 @@ impl Tx<'_> {
                 let more = self.conn.query_row("SELECT EXISTS (SELECT 1 FROM _syncline_log)", [], |r| r.get::<_, bool>(0)).doing("reading the capture log")?;
                 if more {
                     self.absorb_log(out)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves rows after their parents, where those have turned up elsewhere; of those that are not shown, `finish_apply` thinks.
+    fn settle_strays(&mut self, out: &mut Absorbed, shift: i64) -> Result<()> {
+        for (t, key, at, to) in self.found_strays()? {
+            if self.home(&t, &key)?.is_none() {
+                self.note_stray(&t, &key)?;
+                continue;
+            }
+            let fold = Fold { last: self.env.now_ms.saturating_sub(shift), ..Fold::default() };
+            for (scope, leaves) in [(&at, true), (&to, false)] {
+                let seq = self.head(scope.n)?.next();
+                self.set_head(scope.n, seq);
+                if self.absorb_row(&t, scope, &key, &fold, shift, (seq, leaves), &mut vec![])? {
+                    out.rows += 1;
+                    out.changed.push((scope.n, t.n, key.clone()));
                 }
             }
         }
@@ -206,6 +238,58 @@ impl Tx<'_> {
         Ok(folds)
     }
 
+    /// Parts what was captured by scopes: a row that is not where it belongs leaves the one and enters the other, and takes the rows
+    /// along that get their scope from it.
+    fn part(&mut self, captured: Vec<((Arc<Table>, Scope, Key), Fold)>) -> Result<(Vec<(Arc<Table>, Key, Fold)>, Vec<Piece>)> {
+        let mut folds = Vec::with_capacity(captured.len());
+        let mut pieces = Vec::with_capacity(captured.len());
+        for (fold, ((t, scope, key), captured)) in captured.into_iter().enumerate() {
+            pieces.push(Piece { fold, scope, leaves: false });
+            folds.push((t, key, captured));
+        }
+        if self.role == Role::Authority || !self.registry()?.shared {
+            return Ok((folds, pieces));
+        }
+        let mut known: Option<HashSet<(i64, Key)>> = None;
+        let mut out = Vec::with_capacity(pieces.len());
+        let mut pieces = pieces.into_iter();
+        let mut i = 0;
+        while i < folds.len() {
+            let own = pieces.next();
+            let (t, key) = (folds[i].0.clone(), folds[i].1.clone());
+            if !t.is_shared() {
+                out.extend(own);
+                i += 1;
+                continue;
+            }
+            let at = self.home(&t, &key)?;
+            let unscoped = self.scope(1)?;
+            let there = t.read(self, &unscoped, &key)?;
+            let to = match &there {
+                Some(values) => Some(self.belongs(&t, &key, values, at.as_ref())?),
+                None => None,
+            };
+            match (at, to) {
+                (Some(at), Some(to)) if at.n != to.n && !planted::on("move_unnoticed") => {
+                    for (heir, heir_key) in self.heirs(&t, &key, &there.unwrap_or_default())? {
+                        let known = known.get_or_insert_with(|| folds.iter().map(|f| (f.0.n, f.1.clone())).collect());
+                        if known.insert((heir.n, heir_key.clone())) {
+                            let last = folds[i].2.last;
+                            folds.push((heir, heir_key, Fold { last, ..Fold::default() }));
+                        }
+                    }
+                    out.push(Piece { fold: i, scope: at, leaves: true });
+                    out.push(Piece { fold: i, scope: to, leaves: false });
+                }
+                (Some(at), _) => out.push(Piece { fold: i, scope: at, leaves: false }),
+                (None, Some(to)) => out.push(Piece { fold: i, scope: to, leaves: false }),
+                (None, None) => {}
+            }
+            i += 1;
+        }
+        Ok((folds, out))
+    }
+
     /// Returns which column each bit of a generation's mask means.
     fn generation(&self, table: i64, generation: i64) -> Result<Option<Vec<usize>>> {
         let json: Option<String> = self
@@ -260,10 +344,11 @@ impl Tx<'_> {
         key: &Key,
         fold: &Fold,
         shift: i64,
-        numbered: Seq,
+        (numbered, leaves): (Seq, bool),
         unlike: &mut Vec<(Arc<Table>, Scope, Key)>,
     ) -> Result<bool> {
-        let current = t.read(self, scope, key)?;
+        let there = t.read(self, scope, key)?;
+        let current = if leaves { None } else { there.clone() };
         let record = self.load(scope, t, key)?;
         let mut row = match record {
             Some(row) => row,
@@ -316,6 +401,22 @@ impl Tx<'_> {
                     }
                     row.fill(t, image);
                 }
+                None if leaves => {
+                    // What was edited since belongs to the other scope; here nobody knows any more what it was.
+                    row.fill(t, there.unwrap_or_default());
+                    let edited: Vec<usize> = match (fold.inserted, fold.anything) {
+                        (None, None) => fold.times.iter().map(|x| x.0).collect(),
+                        _ => t.shown.clone(),
+                    };
+                    let stamp = Stamp { hlc: at(fold.last).max(least), writer };
+                    for c in edited.into_iter().filter(|_| !planted::on("moved_values_left_behind")) {
+                        if row.state.cell(c).is_some() && !row.state.is_derived(c) {
+                            row.state.set_extra(c, None);
+                            row.state.write(c, stamp, Value::Null);
+                            changed.insert(c);
+                        }
+                    }
+                }
                 None => {
                     row.state.cells.iter_mut().for_each(|c| *c = None);
                     row.state.extras.clear();
@@ -328,7 +429,12 @@ impl Tx<'_> {
             }
             let latest = row.state.cells.iter().flatten().map(|c| c.stamp.hlc).max().unwrap_or_default();
             let ms = fold.deleted.map_or(fold.last, |d| d.1);
-            row.state.delete(Stamp { hlc: at(ms).max(least).max(latest), writer }, &t.policies);
+            let stamp = Stamp { hlc: at(ms).max(least).max(latest), writer };
+            if leaves {
+                row.state.move_away(stamp, &t.policies)
+            } else {
+                row.state.delete(stamp, &t.policies)
+            }
             changed.insert_liveness();
         }
         if let Some(values) = current {

@@ -41,7 +41,7 @@ pub struct Applied {
     /// (scope, table, key) of rows whose table changed.
     pub changed: Vec<(i64, i64, Key)>,
     /// Rows that wait for a foreign-key check at the end.
-    pub(crate) check: Vec<(Arc<Table>, Key)>,
+    pub(crate) check: Vec<(Scope, Arc<Table>, Key)>,
     /// Keys seen, when a resync must find those that were not.
     pub(crate) seen: Option<HashSet<(i64, Key)>>,
     /// Tables that changed at all, by number.
@@ -192,9 +192,14 @@ impl Tx<'_> {
         let was_shown = row.is_shown();
         if row.state.is_dead() {
             if was_shown {
+                if !t.heirs.is_empty()
+                    && let Some(values) = t.read(self, scope, &row.key)?
+                {
+                    self.note_strays_of(t, &row.key, &values)?;
+                }
                 t.delete(self, scope, &row.key)?;
                 out.changed.push((scope.n, t.n, row.key.clone()));
-                out.check.push((t.clone(), row.key.clone()));
+                out.check.push((scope.clone(), t.clone(), row.key.clone()));
             } else if row.kind == Kind::Shelved {
                 self.unshelve_note(scope, t, &row.key)?;
             }
@@ -224,14 +229,14 @@ impl Tx<'_> {
                     self.unshelve_note(scope, t, &row.key)?;
                 }
                 row.kind = Kind::Shown;
-                out.check.push((t.clone(), row.key.clone()));
+                out.check.push((scope.clone(), t.clone(), row.key.clone()));
             }
             Err(e) => {
                 let clash = Clash::from_error(e)?;
                 if was_shown {
                     // Its old version must go too: it is not the truth, and may be in another row's way.
                     t.delete(self, scope, &row.key)?;
-                    out.check.push((t.clone(), row.key.clone()));
+                    out.check.push((scope.clone(), t.clone(), row.key.clone()));
                 }
                 row.kind = Kind::Shelved;
                 self.shelve_note(scope, t, &row.key, &clash)?;
@@ -244,6 +249,7 @@ impl Tx<'_> {
     /// Ends an apply: settles what is shelved and which children have parents, and offers parked rows again whose obstacle moved.
     pub fn finish_apply(&mut self, scope: &Scope, out: &mut Applied) -> Result<()> {
         self.join_settled(scope, out)?;
+        self.follow_parents(out)?;
         self.settle_shelf(scope, out)?;
         self.forget_bases()?;
         self.unpark_waiting(scope, &out.touched)
@@ -328,7 +334,7 @@ impl Tx<'_> {
                 if row.is_shown() {
                     t.delete(self, scope, &key)?;
                     out.changed.push((scope.n, table, key.clone()));
-                    out.check.push((t.clone(), key.clone()));
+                    out.check.push((scope.clone(), t.clone(), key.clone()));
                 }
                 self.unshelve_note(scope, &t, &key)?;
                 self.forget_row(scope, &t, &row)?;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use syncline_core::Policy;
 use syncline_core::policy::REJECT;
-use syncline_core::schema::Priority;
+use syncline_core::schema::{Priority, ScopeRule};
 
 /// What syncline.toml says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -70,7 +70,9 @@ pub struct TableConfig {
     pub on_delete: OnDelete,
     /// Columns that share one stamp.
     pub groups: Vec<Vec<String>>,
-    scope: Option<ScopeConfig>,
+    /// Where a row's scope comes from.
+    #[serde(deserialize_with = "scope_rule")]
+    pub scope: ScopeRule,
     unread: Option<UnreadConfig>,
     on_reject: Option<String>,
 }
@@ -172,9 +174,6 @@ fn check_table(name: &str, table: &TableConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::Malformed(format!("{place}: unknown caution `{caution}`, expected one of {}", CAUTIONS.join(", "))));
         }
     }
-    if table.scope.is_some() {
-        return not_yet("scope");
-    }
     if table.unread.is_some() {
         return not_yet("unread");
     }
@@ -182,6 +181,16 @@ fn check_table(name: &str, table: &TableConfig) -> Result<(), ConfigError> {
         return not_yet("on_reject");
     }
     Ok(())
+}
+
+fn scope_rule<'de, D: Deserializer<'de>>(d: D) -> Result<ScopeRule, D::Error> {
+    match ScopeConfig::deserialize(d)? {
+        ScopeConfig { column: Some(column), via: None } => Ok(ScopeRule::Column(column)),
+        ScopeConfig { column: None, via: Some(via) } => Ok(ScopeRule::Via(via)),
+        _ => Err(serde::de::Error::custom(
+            "scope is { column = \"COLUMN\" }, or { via = \"COLUMN\" } with the column that points at the row's parent; leave it out for the account's own",
+        )),
+    }
 }
 
 fn check_policy(place: &str, policy: &Option<String>) -> Result<(), ConfigError> {
@@ -240,14 +249,20 @@ mod tests {
             policy = "reject"
             groups = [["amount", "currency"]]
             columns = { status = "lww", hours = "counter", note = { local = true }, fee = { policy = "lww", caution = "financial" } }
+            scope = { column = "team" }
             [table.Drafts]
             local = true
+            [table.tasks]
+            scope = { via = "job" }
         "#;
         let config = Config::parse(text).unwrap();
         assert_eq!(config.schema_version, 3);
         assert!(config.table("drafts").unwrap().local);
         let jobs = config.table("jobs").unwrap();
         assert_eq!(jobs.priority, Priority::High);
+        assert_eq!(jobs.scope, ScopeRule::Column("team".into()));
+        assert_eq!(config.table("tasks").unwrap().scope, ScopeRule::Via("job".into()));
+        assert_eq!(config.table("drafts").unwrap().scope, ScopeRule::Account);
         assert_eq!(jobs.column("STATUS").unwrap().policy.as_deref(), Some("lww"));
         assert!(jobs.column("note").unwrap().local);
         assert_eq!(jobs.column("hours").unwrap().policy.as_deref(), Some("counter"));
@@ -259,12 +274,7 @@ mod tests {
 
     #[test]
     fn what_later_versions_do_is_refused_by_name() {
-        for (text, what) in [
-            ("[table.a]\nscope = { column = \"team\" }", "scope"),
-            ("[table.a]\nscope = { via = \"job\" }", "scope"),
-            ("[table.a]\nunread = { author = \"sender\" }", "unread"),
-            ("[table.a]\non_reject = \"keep\"", "on_reject"),
-        ] {
+        for (text, what) in [("[table.a]\nunread = { author = \"sender\" }", "unread"), ("[table.a]\non_reject = \"keep\"", "on_reject")] {
             let error = Config::parse(text).unwrap_err();
             assert!(matches!(&error, ConfigError::NotYet(_)), "{text}: {error}");
             assert!(error.to_string().contains(what) && error.to_string().contains("not in this version yet: "), "{text}: {error}");
@@ -287,6 +297,9 @@ mod tests {
             ("[adopt]\naccount = \"a\"", "tables", "missing"),
             ("[adopt]\ntables = [\"a\"]", "[adopt]", "account"),
             ("[adopt]\ntables = [\"a\"]\naccount = \"a\"\nscope = { column = \"b\" }", "[adopt]", "either"),
+            ("[table.a]\nscope = { colum = \"c\" }", "colum", "column"),
+            ("[table.a]\nscope = {}", "scope", "via"),
+            ("[table.a]\nscope = { column = \"a\", via = \"b\" }", "scope", "via"),
         ] {
             let error = Config::parse(text).unwrap_err();
             assert!(matches!(&error, ConfigError::Malformed(_)), "{text}: {error}");

@@ -3,6 +3,12 @@
 -- Holds pend too, so that it can be counted and listed without looking at the rows.
 CREATE INDEX _syncline_row_pending ON _syncline_row(scope, seq, pend) WHERE pend IS NOT NULL;
 
+-- Where a row of a shared scope is; the account's own are found by their key.
+CREATE INDEX _syncline_row_home ON _syncline_row(tbl, key) WHERE scope > 1;
+
+-- Rows whose scope is their parent's, and whose parent is in another one or not here yet: looked at again with every change.
+CREATE TABLE _syncline_stray(tbl INTEGER NOT NULL, key BLOB NOT NULL, PRIMARY KEY(tbl, key)) WITHOUT ROWID;
+
 -- Attempts to push a bundle; seq is set once the authority has acknowledged it, passed once the cursor has gone by.
 -- A bundle that held every row offered between two numbers of our sequence names those (first, last), else its rows.
 CREATE TABLE _syncline_attempt(

@@ -114,7 +114,7 @@ impl Tx<'_> {
         let resync = self.wants_resync(scope)?;
         let cursor = self.cursor(scope)?;
         let frozen = if push { self.freeze(scope, limits)? } else { None };
-        let more = frozen.as_ref().is_some_and(|f| f.more);
+        let (more, together) = frozen.as_ref().map_or((false, false), |f| (f.more, f.moves));
         let page = match &stage {
             Some(s) => Some(PageRequest { from: s.from, after: s.after.clone(), head: s.head, chain: s.chain }),
             // A resync reads from 0 although the cursor stands elsewhere.
@@ -136,6 +136,7 @@ impl Tx<'_> {
                 // was staging and the one that it had asked for ahead.
                 page_bytes: (limits.page_bytes as u64 / 8).max(1) << growth.min(7),
                 hydrate,
+                together,
             },
             more,
         ))

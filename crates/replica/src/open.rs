@@ -5,9 +5,9 @@ use crate::schema::SyncOptions;
 use crate::schema::{Introspection, device_ddl, introspect};
 use crate::tx::{Cache, Env, Replica, Role, Tx};
 use rusqlite::{Connection, params};
+use syncline_core::TableDef;
 use syncline_core::ids::Fingerprint;
 use syncline_core::schema::{Schema, quote};
-use syncline_core::{ScopeId, TableDef};
 
 /// The sidecar format that this program writes: 1 is the first.
 pub const FORMAT: i64 = 1;
@@ -164,13 +164,6 @@ impl Tx<'_> {
     /// Hashes the schema of the synced tables that are here.
     pub fn fingerprint(&mut self) -> Result<Fingerprint> {
         Ok(self.schema()?.fingerprint())
-    }
-
-    /// Names the device's one scope: the account's own.
-    pub fn name_scope(&mut self, n: i64, id: &ScopeId) -> Result<()> {
-        self.conn.execute("UPDATE _syncline_scope SET scope_id = ?2 WHERE n = ?1", params![n, id.0]).doing("naming a scope")?;
-        self.cache.scopes.clear();
-        Ok(())
     }
 
     /// Drops everything that Syncline ever put into the file: afterwards it is an ordinary database.

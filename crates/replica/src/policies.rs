@@ -6,7 +6,7 @@
 use crate::apply::Applied;
 use crate::error::{Doing, Error, Result};
 use crate::tx::{Role, Tx};
-use syncline_core::schema::TableDef;
+use syncline_core::schema::{ScopeRule, TableDef};
 use syncline_core::{Key, Policies};
 
 /// Says why the rules of `theirs` cannot follow those of `ours` where rows may already be merged by them; else what they become.
@@ -35,8 +35,23 @@ pub fn change_rules(ours: &TableDef, theirs: &TableDef) -> std::result::Result<T
     if !theirs.options.groups.is_empty() {
         out.options.groups = theirs.options.groups.clone();
     }
+    let (here, wanted) = (&ours.options.scope, &theirs.options.scope);
+    if *wanted != ScopeRule::Account && !same_scope(here, wanted) {
+        if *here != ScopeRule::Account {
+            return Err("its rows get their scope in another way at the authority; a table's rows do not all move at once: sync it under a new name".into());
+        }
+        out.options.scope = wanted.clone();
+    }
     check(&out)?;
     Ok(out)
+}
+
+fn same_scope(a: &ScopeRule, b: &ScopeRule) -> bool {
+    match (a, b) {
+        (ScopeRule::Account, ScopeRule::Account) => true,
+        (ScopeRule::Column(a), ScopeRule::Column(b)) | (ScopeRule::Via(a), ScopeRule::Via(b)) => a.eq_ignore_ascii_case(b),
+        _ => false,
+    }
 }
 
 /// Says why a table's rules cannot be.
@@ -60,6 +75,10 @@ impl Tx<'_> {
         def.adopt_rules(theirs);
         self.register(&def, true)?;
         self.install_capture(t.n)?;
+        if def.options.scope != t.def.options.scope {
+            // Rows are where they were; the next absorb finds out where they belong.
+            self.reconcile(t.n, false)?;
+        }
         self.adopt_policies(t.n)
     }
 
@@ -94,6 +113,21 @@ impl Tx<'_> {
         let def = change_rules(&t.def, theirs).map_err(|why| Error::Refused(format!("table `{}`: {why}", t.def.name)))?;
         if def.same_rules(&t.def) {
             return Ok(false);
+        }
+        if def.options.scope != t.def.options.scope {
+            let any: bool = self
+                .conn
+                .query_row("SELECT EXISTS (SELECT 1 FROM _syncline_row WHERE tbl = ?1)", [t.n], |r| r.get(0))
+                .doing("changing where rows get their scope")?;
+            if any {
+                return Err(Error::Refused(format!(
+                    "table `{}`: it has rows at the authority, all of them their accounts' own; to share rows, sync them under a new name",
+                    t.def.name
+                )));
+            }
+            for sql in crate::schema::authority_scope_ddl(&def) {
+                self.conn.execute_batch(&sql).doing("changing where rows get their scope")?;
+            }
         }
         self.register(&def, t.present)?;
         self.install_capture(t.n)?;

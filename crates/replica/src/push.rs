@@ -26,6 +26,8 @@ pub struct Frozen {
     pub source: SourceId,
     /// Whether more is pending than fitted.
     pub more: bool,
+    /// Whether it has a half of a move between scopes.
+    pub moves: bool,
 }
 
 impl Tx<'_> {
@@ -92,7 +94,9 @@ impl Tx<'_> {
         let nonce = Nonce(self.env.nonce());
         let mut rows = RowsBuilder::default();
         let mut names = Vec::new();
+        let mut moves = false;
         for (t, mut row) in chosen {
+            moves |= t.is_shared() && (row.state.is_dead() || row.version.0 == 0) && self.other_half(scope, &t, &row)?.is_some();
             let (mut mask, waits) = behind.split(&t, &row);
             if last == Seq(u64::MAX) {
                 put(&mut names, t.n as u64 | if waits.is_empty() { 0 } else { LEFT_OUT });
@@ -126,7 +130,7 @@ impl Tx<'_> {
             })
             .doing("noting an attempt")?;
         let journal = self.journal_to_send(scope, Seq(0), Seq(0))?;
-        Ok(Some(Frozen { push: Push { id, nonce, attempt, rows: rows.finish(), journal, parts: vec![] }, source, more }))
+        Ok(Some(Frozen { push: Push { id, nonce, attempt, rows: rows.finish(), journal, parts: vec![] }, source, more, moves }))
     }
 
     /// Adds a row to the bundle, and before it the pending parents that the authority has not got yet. Returns its size.
@@ -148,6 +152,9 @@ impl Tx<'_> {
         let t = self.registry()?.get(table)?;
         let row = self.load_complete(scope, &t, key)?;
         if row.pend.is_none() || self.is_parked(scope, &t, key)? {
+            return Ok(0);
+        }
+        if t.is_shared() && row.state.is_dead() && self.must_stay(scope, &t, &row)? {
             return Ok(0);
         }
         if behind.concerns(table) && behind.split(&t, &row).0.is_empty() {
@@ -175,6 +182,33 @@ impl Tx<'_> {
         }
         chosen.push((t, row));
         Ok(bytes)
+    }
+
+    /// Finds the other half of a pending move: where a row that is gone here goes on, or where one that is new here was.
+    fn other_half(&mut self, scope: &Scope, t: &Table, row: &RowRecord) -> Result<Option<Scope>> {
+        let kinds = if row.state.is_dead() { "0, 3, 4" } else { "1, 2" };
+        let sql = |index: &str, place: &str| {
+            format!(
+                "SELECT scope FROM _syncline_row {index} WHERE tbl = ?1 AND key = ?2 AND {place} AND scope <> ?3 AND pend IS NOT NULL AND kind IN ({kinds}) LIMIT 1"
+            )
+        };
+        for sql in [sql("", "scope = 1"), sql("INDEXED BY _syncline_row_home", "scope > 1")] {
+            let found: Option<i64> = self
+                .conn
+                .prepare_cached(&sql)
+                .and_then(|mut q| q.query_row(params![t.n, row.key.0, scope.n], |r| r.get(0)).optional())
+                .doing("finding the other half of a move")?;
+            if let Some(n) = found {
+                return self.scope(n).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a row that moved away must not go yet: where it goes on, nobody would have it.
+    fn must_stay(&mut self, scope: &Scope, t: &Table, row: &RowRecord) -> Result<bool> {
+        let Some(to) = self.other_half(scope, t, row)?.filter(|_| !planted::on("half_a_move")) else { return Ok(false) };
+        Ok(!self.role_in(&to)?.is_some_and(syncline_core::MemberRole::may_write) || self.is_parked(&to, t, &row.key)?)
     }
 
     /// Whether a row is pending and unknown to the authority.

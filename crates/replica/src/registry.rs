@@ -5,6 +5,7 @@
 
 use crate::bind::{Bind, values};
 use crate::error::{Doing, Error, Result};
+use crate::homes::Home;
 use crate::tx::{Role, Scope, Tx};
 use rusqlite::{OptionalExtension, ToSql, params};
 use std::collections::HashMap;
@@ -47,6 +48,10 @@ pub struct Table {
     pub name_hash: u64,
     /// (column, hash of its name), in order of the hashes.
     pub hash_columns: Vec<(usize, u64)>,
+    /// Where its rows get their scope, on a device.
+    pub home: Home,
+    /// Tables whose rows get their scope from this one's.
+    pub heirs: Vec<i64>,
     select: String,
     insert: String,
     delete: String,
@@ -56,8 +61,10 @@ pub struct Table {
 /// All synced tables.
 #[derive(Debug, Default)]
 pub struct Registry {
-    tables: HashMap<i64, Arc<Table>>,
+    pub(crate) tables: HashMap<i64, Arc<Table>>,
     names: HashMap<String, i64>,
+    /// Whether any table is shared.
+    pub shared: bool,
 }
 
 impl Registry {
@@ -112,6 +119,8 @@ impl Table {
             place,
             name_hash: name_hash(&def.name),
             hash_columns,
+            home: Home::Account,
+            heirs: vec![],
             n,
             generation,
             present,
@@ -151,7 +160,7 @@ impl Table {
         out
     }
 
-    fn with_key<T>(&self, scope: &Scope, key: &Key, more: &[&dyn ToSql], run: impl FnOnce(&[&dyn ToSql]) -> rusqlite::Result<T>) -> Result<T> {
+    pub(crate) fn with_key<T>(&self, scope: &Scope, key: &Key, more: &[&dyn ToSql], run: impl FnOnce(&[&dyn ToSql]) -> rusqlite::Result<T>) -> Result<T> {
         let key = key.decode().doing("reading a key")?;
         if key.len() != self.key.len() {
             return Err(Error::Damaged(format!("a key of table `{}` has {} parts", self.def.name, key.len())));
@@ -280,6 +289,9 @@ impl Tx<'_> {
             let table = Table::new(n, def, generation, present, columns.remove(&n).unwrap_or_default(), self.role);
             registry.names.insert(table.def.name.to_lowercase(), n);
             registry.tables.insert(n, Arc::new(table));
+        }
+        if self.role == Role::Device {
+            crate::homes::find(&mut registry);
         }
         let registry = Arc::new(registry);
         self.cache.registry = Some(registry.clone());

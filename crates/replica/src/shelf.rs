@@ -10,12 +10,12 @@ use crate::clash::Clash;
 use crate::error::{Doing, Result};
 use crate::registry::Table;
 use crate::rows::{Kind, RowRecord};
-use crate::tx::{Scope, Tx};
+use crate::tx::{Role, Scope, Tx};
 use rusqlite::{OptionalExtension, ToSql, params};
 use std::collections::HashSet;
 use std::sync::Arc;
 use syncline_core::schema::{ForeignKey, IndexPart, quote};
-use syncline_core::{ColSet, Key, Reason, Refusal, Seq, Value, planted};
+use syncline_core::{ColSet, Hlc, Key, Reason, Refusal, Seq, Stamp, Value, planted};
 
 /// How often settling may find new work before it leaves the rest for the next apply.
 const SETTLE_ROUNDS: usize = 8;
@@ -156,7 +156,11 @@ impl Tx<'_> {
     /// Settles which rows are shown: tries shelved ones, then shelves children whose parents are absent, until nothing moves.
     pub(crate) fn settle_shelf(&mut self, scope: &Scope, out: &mut Applied) -> Result<()> {
         let mut check = std::mem::take(&mut out.check);
-        let any_shelved = self.count("SELECT EXISTS (SELECT 1 FROM _syncline_shelved WHERE scope = ?1)", scope)?;
+        // What goes in one scope may have been in the way of a row of another.
+        let any_shelved = match self.role {
+            Role::Device => self.is_anything_waiting()?,
+            Role::Authority => self.count("SELECT EXISTS (SELECT 1 FROM _syncline_shelved WHERE scope = ?1)", scope)?,
+        };
         let any_pending = self.count("SELECT EXISTS (SELECT 1 FROM _syncline_row WHERE scope = ?1 AND pend IS NOT NULL)", scope)?;
         if !any_shelved && !any_pending {
             // All here is the authority's own state, in which its constraints hold.
@@ -167,12 +171,14 @@ impl Tx<'_> {
             let shown = self.try_shelved(scope, &orphaned, out)?;
             check.extend(shown.iter().cloned());
             let mut moved = !shown.is_empty();
-            while let Some((t, key)) = check.pop() {
-                for (child, child_key) in self.orphans_of(scope, &t, &key)? {
+            while let Some((at, t, key)) = check.pop() {
+                for (child, child_key) in self.orphans_of(&at, &t, &key)? {
                     let clash = Clash { reason: Reason::ForeignKey, message: "it points at a row that does not exist here".into() };
-                    self.take_off_table(scope, &child, &child_key, &clash, out)?;
+                    let at = self.home(&child, &child_key)?.unwrap_or_else(|| at.clone());
+                    self.take_off_table(&at, &child, &child_key, &clash, out)?;
+                    self.note_stray(&child, &child_key)?;
                     orphaned.insert((child.n, child_key.clone()));
-                    check.push((child, child_key));
+                    check.push((at, child, child_key));
                     moved = true;
                 }
             }
@@ -187,14 +193,17 @@ impl Tx<'_> {
         self.conn.prepare_cached(sql).and_then(|mut q| q.query_row([scope.n], |r| r.get(0))).doing("looking at the shelf")
     }
 
-    /// Tries to show each shelved row, the first in precedence first. Returns those that are shown now.
-    fn try_shelved(&mut self, scope: &Scope, not: &HashSet<(i64, Key)>, out: &mut Applied) -> Result<Vec<(Arc<Table>, Key)>> {
-        let shelved: Vec<(i64, Vec<u8>)> = {
-            let mut q = self.conn.prepare_cached("SELECT tbl, key FROM _syncline_shelved WHERE scope = ?1").doing("reading the shelf")?;
-            q.query_map([scope.n], |r| Ok((r.get(0)?, r.get(1)?))).and_then(Iterator::collect).doing("reading the shelf")?
+    /// Tries to show each shelved row, on a device of whatever scope, the first in precedence first. Returns those that are shown now.
+    fn try_shelved(&mut self, scope: &Scope, not: &HashSet<(i64, Key)>, out: &mut Applied) -> Result<Vec<(Scope, Arc<Table>, Key)>> {
+        let shelved: Vec<(i64, i64, Vec<u8>)> = {
+            let mut q = self.conn.prepare_cached("SELECT scope, tbl, key FROM _syncline_shelved WHERE ?2 OR scope = ?1").doing("reading the shelf")?;
+            q.query_map(params![scope.n, self.role == Role::Device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+                .and_then(Iterator::collect)
+                .doing("reading the shelf")?
         };
         let mut rows = Vec::new();
-        for (table, key) in shelved {
+        for (n, table, key) in shelved {
+            let scope = &self.scope(n)?;
             let key = Key(key);
             if not.contains(&(table, key.clone())) || planted::on("shelved_for_ever") {
                 continue;
@@ -204,15 +213,15 @@ impl Tx<'_> {
             if row.state.is_dead() || row.is_shown() {
                 self.unshelve_note(scope, &t, &key)?;
             } else if t.present {
-                rows.push((t, row));
+                rows.push((scope.clone(), t, row));
             }
         }
-        rows.sort_by_key(|r| precedence(&r.1, r.0.n));
+        rows.sort_by_cached_key(|r| (precedence(&r.2, r.1.n), r.0.id.clone()));
         let mut shown = Vec::new();
-        for (t, row) in rows {
+        for (scope, t, row) in rows {
             let key = row.key.clone();
-            if self.show_shelved(scope, &t, row, out)? {
-                shown.push((t, key));
+            if self.show_shelved(&scope, &t, row, out)? {
+                shown.push((scope, t, key));
             }
         }
         Ok(shown)
@@ -236,12 +245,23 @@ impl Tx<'_> {
                 return Ok(false);
             }
             let mut made_room = false;
-            for key in self.obstacles(scope, t, &row)? {
-                let obstacle = self.load_complete(scope, t, &key)?;
-                if obstacle.is_new() || precedence(&obstacle, t.n) < precedence(&row, t.n) {
+            if let Some(other) = self.home_elsewhere(scope, t, &row.key)? {
+                // One key in two scopes: moved to both, or two things of one name. The later is shown.
+                let theirs = self.load_complete(&other, t, &row.key)?;
+                if later(&theirs, &other) > later(&row, scope) {
                     return Ok(false);
                 }
-                self.take_off_table(scope, t, &key, &clash, out)?;
+                let clash = Clash { reason: Reason::Unique, message: format!("a later row of scope `{}` has this key", scope.id.0) };
+                self.take_off_table(&other, t, &row.key, &clash, out)?;
+                continue;
+            }
+            for key in self.obstacles(scope, t, &row)? {
+                let at = if t.scoped { scope.clone() } else { self.home(t, &key)?.unwrap_or_else(|| scope.clone()) };
+                let obstacle = self.load_complete(&at, t, &key)?;
+                if obstacle.is_new() || (precedence(&obstacle, t.n), &at.id) < (precedence(&row, t.n), &scope.id) {
+                    return Ok(false);
+                }
+                self.take_off_table(&at, t, &key, &clash, out)?;
                 made_room = true;
             }
             if !made_room {
@@ -249,6 +269,48 @@ impl Tx<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// Returns the other scope in which a key is shown.
+    fn home_elsewhere(&mut self, scope: &Scope, t: &Table, key: &Key) -> Result<Option<Scope>> {
+        if t.scoped || !t.is_shared() {
+            return Ok(None);
+        }
+        Ok(self.home(t, key)?.filter(|at| at.n != scope.n))
+    }
+
+    /// Moves rows whose parents have turned up in another scope: a write of this device's.
+    pub(crate) fn follow_parents(&mut self, out: &mut Applied) -> Result<()> {
+        for (t, key, at, to) in self.found_strays()? {
+            let mut row = self.load_complete(&at, &t, &key)?;
+            let mut entering = self.load_complete(&to, &t, &key)?;
+            let writer = self.writer()?;
+            let now = Hlc::from_ms(self.env.now_ms);
+            let shown = row.is_shown();
+            if entering.state.is_dead() {
+                let stamp = Stamp { hlc: now.max(entering.state.next_hlc()), writer };
+                let mut changed = entering.state.insert(stamp, t.columns.len());
+                for c in 0..t.columns.len() {
+                    if let Some(cell) = row.state.cell(c).cloned() {
+                        entering.state.write_as(&t.policies, c, stamp, cell.value, None, None);
+                        changed.insert(c);
+                    }
+                }
+                entering.kind = if shown { Kind::Shown } else { Kind::Shelved };
+                if !shown {
+                    let clash = Clash { reason: Reason::ForeignKey, message: "it follows its parent into another scope".into() };
+                    self.shelve_note(&to, &t, &key, &clash)?;
+                }
+                self.note_local(&to, &t, &mut entering, &changed, true, Seq(0))?;
+            } else if shown {
+                t.delete(self, &at, &key)?;
+            }
+            row.kind = Kind::Shelved;
+            row.state.move_away(Stamp { hlc: now.max(row.state.next_hlc()), writer }, &t.policies);
+            self.note_local(&at, &t, &mut row, &ColSet::liveness(), false, Seq(0))?;
+            out.changed.push((to.n, t.n, key));
+        }
+        Ok(())
     }
 
     /// Shelves a row that is shown.
@@ -286,7 +348,7 @@ impl Tx<'_> {
         Ok(found)
     }
 
-    fn keys_where(&self, scope: &Scope, t: &Table, terms: &[String], wanted: &[Value]) -> Result<Vec<Key>> {
+    pub(crate) fn keys_where(&self, scope: &Scope, t: &Table, terms: &[String], wanted: &[Value]) -> Result<Vec<Key>> {
         let keys = t.key.iter().map(|k| quote(k)).collect::<Vec<_>>().join(", ");
         let scoped = if t.scoped { format!(" AND \"scope_id\" = ?{}", wanted.len() + 1) } else { String::new() };
         let sql = format!("SELECT {keys} FROM {} WHERE {}{scoped}", quote(&t.def.name), terms.join(" AND "));
@@ -414,8 +476,13 @@ impl Tx<'_> {
 }
 
 /// Sorts the row that stays before the one that is shelved.
-fn precedence(row: &RowRecord, table: i64) -> (bool, syncline_core::Stamp, i64, Key) {
+fn precedence(row: &RowRecord, table: i64) -> (bool, Stamp, i64, Key) {
     (row.pend.is_some(), row.state.births().first().copied().unwrap_or_default(), table, row.key.clone())
+}
+
+/// Sorts the row that was made later after the other, where two scopes have one key.
+fn later<'a>(row: &RowRecord, scope: &'a Scope) -> (Stamp, &'a str) {
+    (row.state.births().last().copied().unwrap_or_default(), &scope.id.0)
 }
 
 /// Returns a column's value, key columns included; `None` if it was never written.

@@ -6,7 +6,9 @@ CREATE TABLE _syncline_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 -- Writers, numbered so that a stamp takes nine bytes in a row's state.
 CREATE TABLE _syncline_writer(n INTEGER PRIMARY KEY, writer BLOB NOT NULL UNIQUE);
 
--- One row per scope: this replica's own sequence and, on a device, how far it has come with the authority's.
+-- One row per scope: this replica's own sequence and, on a device, how far it has come with the authority's. role: what the account
+-- may do there, NULL where it is no member; head: where the authority was, as it last said; ask: whether the next request asks
+-- about it; acked: the cursor that the authority was last sent.
 CREATE TABLE _syncline_scope(
   n INTEGER PRIMARY KEY,
   scope_id TEXT NOT NULL UNIQUE,
@@ -16,7 +18,11 @@ CREATE TABLE _syncline_scope(
   floor INTEGER NOT NULL DEFAULT 0,
   cursor BLOB,
   resync INTEGER NOT NULL DEFAULT 0,
-  stage BLOB);
+  stage BLOB,
+  role TEXT,
+  head INTEGER NOT NULL DEFAULT 0,
+  ask INTEGER NOT NULL DEFAULT 0,
+  acked BLOB);
 
 -- Synced tables, and tables that others sync and that are not here yet (present = 0).
 CREATE TABLE _syncline_table(

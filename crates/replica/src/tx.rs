@@ -55,6 +55,7 @@ pub(crate) struct Cache {
     pub writers: HashMap<i64, WriterId>,
     pub numbers: HashMap<WriterId, i64>,
     pub scopes: HashMap<i64, Scope>,
+    pub scope_numbers: HashMap<ScopeId, i64>,
     /// This opening's writer, once it has stamped.
     pub writer: Option<WriterId>,
     /// What must still be added to a scope's stored digest: written once per transaction, not once per row.
@@ -63,6 +64,8 @@ pub(crate) struct Cache {
     pub schema_cookie: Option<i64>,
     /// Heads as this transaction sees them, and whether they still have to be written.
     pub heads: HashMap<i64, (Seq, bool)>,
+    /// Whether this transaction sees any row whose parent is elsewhere.
+    pub strays: Option<bool>,
     /// Whether this transaction sees any parked or shelved row: nearly always not, and then nothing needs to be looked up per row.
     pub waiting: Option<bool>,
     /// Definitions of the app's triggers that this transaction has put aside.
@@ -77,6 +80,7 @@ impl Cache {
     fn begin(&mut self) {
         self.heads.clear();
         self.waiting = None;
+        self.strays = None;
     }
 }
 
@@ -236,12 +240,13 @@ impl Tx<'_> {
             .doing("reading a scope")?;
         let scope = Scope { n, id: ScopeId(id) };
         self.cache.scopes.insert(n, scope.clone());
+        self.cache.scope_numbers.insert(scope.id.clone(), n);
         Ok(scope)
     }
     /// Returns a scope by name, if it is here.
     pub fn find_scope(&mut self, id: &ScopeId) -> Result<Option<Scope>> {
-        if let Some(scope) = self.cache.scopes.values().find(|s| s.id == *id) {
-            return Ok(Some(scope.clone()));
+        if let Some(n) = self.cache.scope_numbers.get(id) {
+            return self.scope(*n).map(Some);
         }
         let n = self
             .conn

@@ -2,9 +2,14 @@
 
 use crate::accounts::{self, Caller, Enrolled};
 use crate::api_error::ApiError;
-use crate::commit::{Receipt, absorb_foreign, commit};
+use crate::commit::{Receipt, absorb_foreign, chain_at, commit, refuse_all};
+use crate::members;
 use crate::pull::{compare_pasts, read_answer};
-use syncline_core::{DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, ScopeAnswer, ScopeId, ScopeRequest, Seq, SyncRequest, SyncResponse, planted};
+use syncline_core::heads::{check, members_hash};
+use syncline_core::{
+    DeviceId, EnrolRequest, EnrolResponse, Head, HistoryId, Limits, MemberRole, Memberships, Outcome, ScopeAnswer, ScopeId, ScopeInfo, ScopeRequest, Seq,
+    SyncRequest, SyncResponse, planted,
+};
 use syncline_replica::schema::{authority_schema_ddl, merge_schema, validate};
 use syncline_replica::{Doing, Env, Error, Replica, Role, Scope, Tx};
 
@@ -31,6 +36,7 @@ impl Authority {
         let mut replica = Replica::open_or_create(conn, Role::Authority, env)?;
         let history = replica.transact(env, |tx| {
             accounts::create_tables(tx.conn).map_err(|e| Error::Refused(e.to_string()))?;
+            tx.conn.execute_batch(include_str!("former.sql")).doing("making the tables of memberships")?;
             match tx.meta::<[u8; 16]>("history_id")? {
                 Some(id) => Ok(HistoryId(id)),
                 None => {
@@ -56,7 +62,7 @@ impl Authority {
             let committed = self.replica.transact(env, |tx| {
                 said = Some(write_request(tx, caller, request, history, &limits).and_then(|w| {
                     let answers = read_request(tx, request, w.scopes, &limits)?;
-                    respond(tx, history, request, answers)
+                    respond(tx, caller, history, request, answers)
                 }));
                 Ok(())
             });
@@ -68,7 +74,7 @@ impl Authority {
                 Ok(answers) => answers,
                 Err(e) => return Ok(Err(e)),
             };
-            Ok(respond(tx, history, request, answers))
+            Ok(respond(tx, caller, history, request, answers))
         })?
     }
 
@@ -93,15 +99,25 @@ pub fn write_request(tx: &mut Tx, caller: &Caller, request: &SyncRequest, histor
     tx.verify_capture()?;
     let mut moved: Vec<(ScopeId, Seq)> = absorb_foreign(tx)?.into_iter().map(|(s, n)| (s.id, n)).collect();
     let mut scopes = Vec::with_capacity(request.scopes.len());
-    for asked in &request.scopes {
-        let scope = may_see(tx, caller, &asked.scope)?;
-        if let Some(answer) = other_past(tx, &scope, history, asked)? {
-            scopes.push((scope, Err(answer)));
-            continue;
-        }
-        let receipt = match &asked.push {
-            Some(push) => Some(tx.savepoint(|tx| commit(tx, &scope, caller.device_id, asked.source, push, limits))?),
-            None => None,
+    let together = request.scopes.iter().filter(|s| s.together && s.push.is_some()).count() > 1 && !planted::on("half_a_move");
+    let pushed = tx.savepoint(|tx| {
+        let pushed = push_all(tx, caller, request, history, limits, None)?;
+        let refused = together && pushed.iter().zip(&request.scopes).any(|((_, p), asked)| asked.together && !p.is_committed());
+        if refused { Err(Undone::Refused(pushed)) } else { Ok(pushed) }
+    });
+    let pushed = match pushed {
+        Ok(pushed) => pushed,
+        Err(Undone::Error(e)) => return Err(e),
+        // A move is in two bundles: where one of them cannot stand, the other must not.
+        Err(Undone::Refused(first)) => push_all(tx, caller, request, history, limits, Some(first))?,
+    };
+    for ((scope, done), asked) in pushed.into_iter().zip(&request.scopes) {
+        let receipt = match done {
+            Pushed::Answered(answer) => {
+                scopes.push((scope, Err(answer)));
+                continue;
+            }
+            Pushed::Looked(receipt) => receipt,
         };
         if let Some(receipt) = &receipt {
             moved.extend(receipt.moved.iter().map(|(s, n)| (s.id.clone(), *n)));
@@ -115,13 +131,105 @@ pub fn write_request(tx: &mut Tx, caller: &Caller, request: &SyncRequest, histor
     Ok(Written { scopes, moved })
 }
 
+/// What one scope's half of a request came to.
+enum Pushed {
+    /// There is nothing to read.
+    Answered(ScopeAnswer),
+    Looked(Option<Receipt>),
+}
+
+impl Pushed {
+    fn is_committed(&self) -> bool {
+        match self {
+            Pushed::Answered(_) => false,
+            Pushed::Looked(receipt) => receipt.as_ref().is_none_or(|r| matches!(r.outcome, Outcome::Committed(_))),
+        }
+    }
+}
+
+/// Why pushes were undone.
+enum Undone {
+    /// One of those that belong together was not committed.
+    Refused(Vec<(Scope, Pushed)>),
+    Error(ApiError),
+}
+
+impl From<ApiError> for Undone {
+    fn from(e: ApiError) -> Undone {
+        Undone::Error(e)
+    }
+}
+
+impl From<Error> for Undone {
+    fn from(e: Error) -> Undone {
+        Undone::Error(e.into())
+    }
+}
+
+/// Looks at every scope of a request and commits its push. With what an undone try `before` came to, the pushes that belong
+/// together are only answered: those that were refused as they were, the others as held back with them.
+fn push_all(
+    tx: &mut Tx,
+    caller: &Caller,
+    request: &SyncRequest,
+    history: HistoryId,
+    limits: &Limits,
+    before: Option<Vec<(Scope, Pushed)>>,
+) -> Result<Vec<(Scope, Pushed)>, ApiError> {
+    let mut out = Vec::with_capacity(request.scopes.len());
+    let mut before = before.map(Vec::into_iter);
+    for asked in &request.scopes {
+        let tried = before.as_mut().and_then(Iterator::next);
+        let (scope, role) = match find_scope(tx, caller, request, &asked.scope)? {
+            Ok(seen) => seen,
+            Err(answer) => {
+                out.push((Scope { n: 0, id: asked.scope.clone() }, Pushed::Answered(answer)));
+                continue;
+            }
+        };
+        if let Some(answer) = other_past(tx, &scope, history, asked)? {
+            out.push((scope, Pushed::Answered(answer)));
+            continue;
+        }
+        let receipt = match (&asked.push, tried) {
+            (None, _) => None,
+            (Some(_), Some((_, Pushed::Looked(Some(tried))))) if asked.together => Some(match tried.outcome {
+                Outcome::Committed(_) if tried.fresh.is_some() => Receipt::held_back(),
+                _ => tried,
+            }),
+            (Some(push), _) if !role.may_write() && !planted::on("readers_write") => Some(refuse_all(tx, &scope, push, limits)?),
+            (Some(push), _) => Some(tx.savepoint(|tx| commit(tx, &scope, caller.device_id, asked.source, push, limits))?),
+        };
+        out.push((scope, Pushed::Looked(receipt)));
+    }
+    Ok(out)
+}
+
+/// Returns a scope of a request and what the caller may do there. A scope that it may not see is answered beside the others; a
+/// request about nothing else is refused.
+fn find_scope(tx: &mut Tx, caller: &Caller, request: &SyncRequest, id: &ScopeId) -> Result<Result<(Scope, MemberRole), ScopeAnswer>, ApiError> {
+    match may_see(tx, caller, id) {
+        Ok(seen) => Ok(Ok(seen)),
+        Err(e) if e.code() == ApiError::no_such_scope().code() && request.scopes.len() > 1 => {
+            Ok(Err(ScopeAnswer { scope: id.clone(), absent: true, ..ScopeAnswer::default() }))
+        }
+        Err(e) => Err(e),
+    }
+}
+
 /// What the write half is to a request without a push: it only looks, and may do so in the snapshot of the read half. What it
 /// leaves to be noted, `note_pull` notes.
 pub fn look_at_request(tx: &mut Tx, caller: &Caller, request: &SyncRequest, history: HistoryId) -> Result<Written, ApiError> {
     check_request(request)?;
     let mut scopes = Vec::with_capacity(request.scopes.len());
     for asked in &request.scopes {
-        let scope = may_see(tx, caller, &asked.scope)?;
+        let scope = match find_scope(tx, caller, request, &asked.scope)? {
+            Ok((scope, _)) => scope,
+            Err(answer) => {
+                scopes.push((Scope { n: 0, id: asked.scope.clone() }, Err(answer)));
+                continue;
+            }
+        };
         let looked = other_past(tx, &scope, history, asked)?.map_or(Ok(None), Err);
         scopes.push((scope, looked));
     }
@@ -158,10 +266,40 @@ pub fn read_request(
     Ok(answers)
 }
 
-/// Puts the answers into a response.
-pub fn respond(tx: &mut Tx, history: HistoryId, request: &SyncRequest, scopes: Vec<ScopeAnswer>) -> Result<SyncResponse, ApiError> {
+/// Puts the answers into a response, with what else the device should know: its account's memberships, and which scopes moved.
+pub fn respond(tx: &mut Tx, caller: &Caller, history: HistoryId, request: &SyncRequest, scopes: Vec<ScopeAnswer>) -> Result<SyncResponse, ApiError> {
     let schema = if request.schema_wanted { Some(tx.schema()?) } else { None };
-    Ok(SyncResponse { version: syncline_core::VERSION, server_time_ms: tx.env.now_ms, history, fingerprint: tx.fingerprint()?, schema, scopes })
+    let members = memberships(tx, &caller.account)?;
+    let moved = moved(tx, caller, request, &members)?;
+    let members = (members_hash(&members) != request.members).then_some(members);
+    Ok(SyncResponse { version: syncline_core::VERSION, server_time_ms: tx.env.now_ms, history, fingerprint: tx.fingerprint()?, schema, scopes, members, moved })
+}
+
+fn memberships(tx: &Tx, account: &str) -> Result<Memberships, ApiError> {
+    let mut now = members::scopes_of(tx.conn, account)?;
+    now.retain(|s| s.0.0 != account);
+    let now = now.into_iter().map(|(scope_id, role)| ScopeInfo { scope_id, role }).collect();
+    let mut q = tx.conn.prepare_cached("SELECT scope_id FROM _syncline_former WHERE account = ?1 ORDER BY scope_id")?;
+    let gone = q.query_map([account], |r| r.get(0).map(ScopeId))?.collect::<Result<_, _>>()?;
+    Ok(Memberships { now, gone })
+}
+
+/// Names the scopes of the caller that the request does not ask about and that may have moved: those of the buckets that differ.
+fn moved(tx: &mut Tx, caller: &Caller, request: &SyncRequest, members: &Memberships) -> Result<Vec<Head>, ApiError> {
+    let asked: std::collections::HashSet<&ScopeId> = request.scopes.iter().map(|s| &s.scope).collect();
+    let own = ScopeId(caller.account.clone());
+    let rest: Vec<&ScopeId> = std::iter::once(&own).chain(members.now.iter().map(|m| &m.scope_id)).filter(|s| !asked.contains(s)).collect();
+    let mut heads = Vec::with_capacity(rest.len());
+    let mut here = request.heads.emptied();
+    for id in rest {
+        let Some(scope) = tx.find_scope(id)? else { continue };
+        let seq = tx.head(scope.n)?;
+        let chain = chain_at(tx, &scope, seq)?.ok_or_else(|| Error::Damaged("the chain has no head".into()))?;
+        here.add(id, seq, &chain);
+        heads.push(Head { scope: id.clone(), seq, check: check(id, seq, &chain) });
+    }
+    heads.retain(|h| here.bucket(&h.scope).is_none_or(|b| here.0[b] != request.heads.0[b]) && !planted::on("moved_untold"));
+    Ok(heads)
 }
 
 /// Refuses what no device of this version sends.
@@ -186,12 +324,13 @@ pub fn check_request(request: &SyncRequest) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Returns a scope that the caller may see; one that it may not see answers like one that does not exist.
-pub fn may_see(tx: &mut Tx, caller: &Caller, scope: &ScopeId) -> Result<Scope, ApiError> {
-    if scope.0 != caller.account {
-        return Err(ApiError::no_such_scope());
-    }
-    tx.find_scope(scope)?.ok_or_else(ApiError::no_such_scope)
+/// Returns a scope that the caller may see, and what it may do there; one that it may not see answers like one that does not exist,
+/// after the same look-up.
+pub fn may_see(tx: &mut Tx, caller: &Caller, scope: &ScopeId) -> Result<(Scope, MemberRole), ApiError> {
+    let role = members::role_of(tx.conn, &caller.account, scope)?;
+    let role = if planted::on("everyone_sees") { role.or(Some(MemberRole::Admin)) } else { role };
+    let role = role.ok_or_else(ApiError::no_such_scope)?;
+    Ok((tx.find_scope(scope)?.ok_or_else(ApiError::no_such_scope)?, role))
 }
 
 /// Enrols a device inside a write transaction: token, account, scope, schema.

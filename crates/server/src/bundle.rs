@@ -226,6 +226,44 @@ pub struct Here {
     pub row: Option<BTreeMap<String, Value>>,
 }
 
+/// Why a reader's row is refused.
+const READERS: &str = "this account may read the scope and not write it; ask one of its admins for the role of a writer, or take the server's row";
+
+/// Refuses all rows of a bundle: its account may only read the scope.
+pub fn of_a_reader<T: Synced>(rows: &[Pushed<T>], limits: &Limits) -> Refusals<T> {
+    let mut refused = Refusals::new(limits);
+    rows.iter().for_each(|row| refused.add(row, Reason::Forbidden, READERS.into()));
+    refused
+}
+
+/// Says why a row may not be in a scope, if its column names another; `is_own` says that the scope is an account's own, where rows
+/// that name none are.
+pub fn misplaced<T: Synced>(row: &Pushed<T>, scope: &ScopeId, is_own: bool) -> Option<String> {
+    let (table, x) = (&row.table, &row.incoming);
+    let ScopeRule::Column(column) = &table.def().options.scope else { return None };
+    if x.state.is_dead() {
+        return None;
+    }
+    let key = table.def().primary_key.iter().position(|p| p.column.as_deref().is_some_and(|k| k.eq_ignore_ascii_case(column)));
+    let says = match key {
+        Some(i) => x.key.decode().ok()?.get(i).cloned()?,
+        // A column that did not come is as it was.
+        None => table.column(column).filter(|c| x.mask.contains(*c)).and_then(|c| x.state.cell(c)).map(|c| c.value.clone())?,
+    };
+    let named = match says {
+        Value::Int(n) => n.to_string(),
+        Value::Text(bytes) => String::from_utf8(bytes).unwrap_or_default(),
+        _ => String::new(),
+    };
+    let name = &table.def().name;
+    match named {
+        named if named == scope.0 => None,
+        named if !named.is_empty() => Some(format!("column {column} of table {name} names another scope than the row is in")),
+        _ if is_own => None,
+        _ => Some(format!("column {column} of table {name} names no scope, and the row is in one that is shared")),
+    }
+}
+
 /// Refused rows: named up to a number and a page's worth of bytes, since each may bring a large row of this server's; the
 /// others are counted. The device parks the named and sends the rest.
 pub struct Refusals<T> {

@@ -24,6 +24,13 @@ pub struct Receipt {
     pub moved: Vec<(Scope, Seq)>,
 }
 
+impl Receipt {
+    /// Nothing was committed, because a bundle that belongs to this one could not be.
+    pub fn held_back() -> Receipt {
+        Receipt { outcome: Outcome::Rejected { rows: vec![], total: 0 }, fresh: None, moved: vec![] }
+    }
+}
+
 /// How often the second pass may find new offenders before it calls all that remain offenders.
 const PASSES_MAX: usize = 24;
 
@@ -101,6 +108,17 @@ pub fn commit(tx: &mut Tx, scope: &Scope, device: DeviceId, source: SourceId, pu
     }
     let outcome = Outcome::Committed(Acked { source, id: push.id, nonce: push.nonce, seq });
     Ok(Receipt { outcome, fresh: Some((seq, altered)), moved })
+}
+
+/// Refuses every row of a push: its account may only read the scope.
+pub fn refuse_all(tx: &mut Tx, scope: &Scope, push: &Push, limits: &Limits) -> Result<Receipt, ApiError> {
+    check_limits(push, limits)?;
+    let registry = tx.registry()?;
+    let refused = match translate(push, limits, tx.env.now_ms, |name| registry.find(name).filter(|t| t.present))? {
+        Translated::Refused(refused) => refused,
+        Translated::Rows(rows) => bundle::of_a_reader(&rows, limits),
+    };
+    Ok(Receipt { outcome: rejected(tx, scope, refused)?, fresh: None, moved: vec![] })
 }
 
 /// Absorbs what others wrote straight into the business tables, as bundles of the authority's own. Comes before every commit and answer.

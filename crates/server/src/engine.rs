@@ -8,6 +8,7 @@ use crate::api_error::ApiError;
 use crate::ask::Ask;
 use crate::authority::{Authority, enrol, look_at_request, may_see, note_pull, read_request, respond, take_schema, write_request};
 use crate::commit::{absorb_foreign, chain_at};
+use crate::members;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -193,15 +194,15 @@ impl Engine {
         }
         let (history, limits) = (self.history, self.limits);
         let large = request.scopes.iter().filter_map(|s| s.push.as_ref()).any(|p| p.rows.rows.len() > SMALL_ROWS);
-        let caller = caller.clone();
+        let asker = caller.clone();
         let (request, written) = self.write(large, move |tx, moved| {
-            let mut written = write_request(tx, &caller, &request, history, &limits)?;
+            let mut written = write_request(tx, &asker, &request, history, &limits)?;
             moved.append(&mut written.moved);
             Ok((request, written))
         })?;
         self.read(|tx| {
             let answers = read_request(tx, &request, written.scopes, &limits)?;
-            respond(tx, history, &request, answers)
+            respond(tx, caller, history, &request, answers)
         })
     }
 
@@ -214,7 +215,7 @@ impl Engine {
             let same_past = request.scopes.iter().zip(&looked.scopes).filter(|(_, (_, looked))| looked.is_ok());
             let applied: Vec<(ScopeId, Seq)> = same_past.filter_map(|(asked, (scope, _))| Some((scope.id.clone(), asked.cursor?.seq))).collect();
             let answers = read_request(tx, request, looked.scopes, &limits)?;
-            Ok((respond(tx, history, request, answers)?, applied))
+            Ok((respond(tx, caller, history, request, answers)?, applied))
         })?;
         let work: Work = Box::new(move |tx, _| {
             let done = tx.savepoint(|tx| note_pull(tx, device, &applied));
@@ -234,7 +235,7 @@ impl Engine {
         let history = self.history;
         self.absorb()?;
         self.read(|tx| {
-            let scope = may_see(tx, caller, scope)?;
+            let (scope, _) = may_see(tx, caller, scope)?;
             let from = cursor.map_or(Seq(0), |c| c.seq);
             if let Some(c) = cursor
                 && (c.history != history || chain_at(tx, &scope, c.seq)? != Some(c.chain))
@@ -305,10 +306,13 @@ impl Engine {
     pub fn watch(&self, caller: &Caller) -> Result<Watch, ApiError> {
         // Subscribe first: a commit between the two is told twice rather than never.
         let changes = self.wakes.subscribe();
-        let scope = ScopeId(caller.account.clone());
         let heads = self.read(|tx| {
-            let scope = may_see(tx, caller, &scope)?;
-            Ok(vec![(scope.id.clone(), tx.head(scope.n)?)])
+            let mut heads = Vec::new();
+            for (scope, _) in members::scopes_of(tx.conn, &caller.account)? {
+                let (scope, _) = may_see(tx, caller, &scope)?;
+                heads.push((scope.id.clone(), tx.head(scope.n)?));
+            }
+            Ok(heads)
         })?;
         Ok(Watch { heads, changes })
     }

@@ -5,7 +5,7 @@
 
 use super::expr::expression;
 use super::{Refused, SCOPE_COLUMN, SchemaError, same};
-use syncline_core::schema::{Action, ColumnDef, ForeignKey, IndexDef, IndexPart, Schema, TableDef, quote};
+use syncline_core::schema::{Action, ColumnDef, ForeignKey, IndexDef, IndexPart, Schema, ScopeRule, TableDef, quote};
 
 /// Returns the statements that build a table on an empty device: the table, then its indexes.
 pub fn device_ddl(table: &TableDef) -> Vec<String> {
@@ -80,6 +80,7 @@ fn authority_tables(table: &TableDef, schema: &Schema) -> Result<Vec<String>, Sc
 
 fn authority_triggers(table: &TableDef, schema: &Schema) -> Result<Vec<String>, SchemaError> {
     let mut out = vec![scope_trigger(table)];
+    out.extend(home_triggers(table));
     for (n, key) in table.foreign_keys.iter().enumerate() {
         if native(key.on_delete) != key.on_delete {
             out.push(set_trigger(table, n, key, false, schema)?);
@@ -91,22 +92,64 @@ fn authority_triggers(table: &TableDef, schema: &Schema) -> Result<Vec<String>, 
     Ok(out)
 }
 
+/// Statements that make the authority's triggers of a table follow its rule for scopes, which has changed.
+pub fn authority_scope_ddl(table: &TableDef) -> Vec<String> {
+    let drop = |name: String| format!("DROP TRIGGER IF EXISTS {}", quote(&name));
+    let t = &table.name;
+    let mut out = vec![drop(format!("_syncline_scope_{t}")), drop(format!("_syncline_home_{t}_i")), drop(format!("_syncline_home_{t}_u"))];
+    out.push(scope_trigger(table));
+    out.extend(home_triggers(table));
+    out
+}
+
 /// Gives a row of a plain INSERT without `scope_id` the only account's scope.
 fn scope_trigger(table: &TableDef) -> String {
     let (name, scope) = (quote(&table.name), quote(SCOPE_COLUMN));
+    // A row that says its scope itself needs nobody to guess it.
+    let (said, when) = match &table.options.scope {
+        ScopeRule::Column(column) => {
+            let said = said(&format!("NEW.{}", quote(column)));
+            (format!("coalesce({said}, (SELECT \"id\" FROM \"_syncline_account\"))"), format!("{said} IS NULL AND "))
+        }
+        _ => ("(SELECT \"id\" FROM \"_syncline_account\")".into(), String::new()),
+    };
     let row: String = table.primary_key.iter().filter_map(|p| p.column.as_deref()).map(|c| format!(" AND {0} = NEW.{0}", quote(c))).collect();
     let complain = |why: &str| literal(&format!("table {}: scope_id is missing, and there {why}", table.name));
     // Under INSERT OR IGNORE the UPDATE, too, ignores a clash of keys; the row must then go, as the statement asked.
     format!(
         "CREATE TRIGGER {trigger} AFTER INSERT ON {name} WHEN NEW.{scope} = '' BEGIN\n  \
-         SELECT RAISE(ABORT, {several}) WHERE (SELECT count(*) FROM (SELECT 1 FROM \"_syncline_account\" LIMIT 2)) = 2;\n  \
-         SELECT RAISE(ABORT, {none}) WHERE NOT EXISTS (SELECT 1 FROM \"_syncline_account\");\n  \
-         UPDATE {name} SET {scope} = (SELECT \"id\" FROM \"_syncline_account\") WHERE {scope} = ''{row};\n  \
+         SELECT RAISE(ABORT, {several}) WHERE {when}(SELECT count(*) FROM (SELECT 1 FROM \"_syncline_account\" LIMIT 2)) = 2;\n  \
+         SELECT RAISE(ABORT, {none}) WHERE {when}NOT EXISTS (SELECT 1 FROM \"_syncline_account\");\n  \
+         UPDATE {name} SET {scope} = {said} WHERE {scope} = ''{row};\n  \
          DELETE FROM {name} WHERE {scope} = ''{row};\nEND",
         trigger = quote(&format!("_syncline_scope_{}", table.name)),
         several = complain("are several accounts"),
         none = complain("is no account yet"),
     )
+}
+
+/// What a column says of a row's scope; NULL where it says nothing.
+fn said(column: &str) -> String {
+    format!("CASE typeof({column}) WHEN 'text' THEN nullif({column}, '') WHEN 'integer' THEN CAST({column} AS TEXT) END")
+}
+
+/// Refuses a row whose column names another scope than it is in, whoever writes it: on the devices that column is where it is.
+fn home_triggers(table: &TableDef) -> Vec<String> {
+    let ScopeRule::Column(column) = &table.options.scope else { return vec![] };
+    let (name, scope, said) = (quote(&table.name), quote(SCOPE_COLUMN), said(&format!("NEW.{}", quote(column))));
+    let complain = literal(&format!("forbidden: column {column} of table {} names another scope than the row is in", table.name));
+    let homeless = literal(&format!("forbidden: column {column} of table {} names no scope, and the row is in one that is shared", table.name));
+    let body = format!(
+        "SELECT RAISE(ABORT, {complain}) WHERE {said} COLLATE BINARY <> NEW.{scope};\n  \
+         SELECT RAISE(ABORT, {homeless}) WHERE {said} IS NULL AND NOT EXISTS (SELECT 1 FROM \"_syncline_account\" WHERE \"id\" = NEW.{scope});"
+    );
+    [("i", "INSERT".to_owned()), ("u", format!("UPDATE OF {scope}, {}", quote(column)))]
+        .into_iter()
+        .map(|(suffix, event)| {
+            let trigger = quote(&format!("_syncline_home_{}_{suffix}", table.name));
+            format!("CREATE TRIGGER {trigger} AFTER {event} ON {name} WHEN NEW.{scope} <> '' BEGIN\n  {body}\nEND")
+        })
+        .collect()
 }
 
 /// Does what SET NULL or SET DEFAULT cannot do in a key that leads with the scope: set the other columns only.

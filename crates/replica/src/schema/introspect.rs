@@ -59,6 +59,7 @@ pub fn introspect(conn: &Connection, options: &SyncOptions) -> Result<Introspect
     }
     found.schema.tables.sort_by(|a, b| a.name.cmp(&b.name));
     checks::foreign_keys(&mut found.schema, &mut refused);
+    refused.extend(super::scopes::refusals(&found.schema));
     warn_of_triggers(conn, &mut found)?;
     if !refused.is_empty() {
         return Err(SchemaError::Refused(refused));
@@ -123,6 +124,7 @@ fn apply_options(def: &mut TableDef, config: Option<&TableConfig>, options: &Syn
     def.options.policy = config.policy.clone();
     def.options.delete_wins = config.on_delete == OnDelete::DeleteWins;
     def.options.groups = config.groups.clone();
+    def.options.scope = config.scope.clone();
     for column in &mut def.columns {
         if let Some(of) = config.column(&column.name) {
             column.policy = of.policy.clone();

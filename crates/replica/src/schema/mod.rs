@@ -11,12 +11,13 @@ pub mod expr;
 pub mod introspect;
 pub mod merge;
 pub mod parse;
+pub mod scopes;
 pub mod validate;
 
 #[cfg(test)]
 mod tests;
 
-pub use ddl::{add_column_ddl, authority_ddl, authority_schema_ddl, device_ddl};
+pub use ddl::{add_column_ddl, authority_ddl, authority_schema_ddl, authority_scope_ddl, device_ddl};
 pub use introspect::{Introspection, SyncOptions, introspect};
 pub use merge::{SchemaMerge, merge_schema};
 pub use validate::validate;

@@ -25,7 +25,10 @@ pub fn validate(schema: &Schema) -> Result<(), SchemaError> {
             check_object_name(&index.name, &mut taken).map_err(at(&index.name))?;
         }
     }
-    Ok(())
+    match super::scopes::refusals(schema).into_iter().next() {
+        Some(refused) => Err(SchemaError::Invalid { place: place_in(&refused.table, ""), why: refused.why }),
+        None => Ok(()),
+    }
 }
 
 /// What is wrong, and with which part of the table; an empty part is the table itself.

@@ -311,6 +311,8 @@ impl Inner {
                     fingerprint: schema.fingerprint(),
                     schema: request.schema_wanted.then_some(schema),
                     scopes,
+                    members: None,
+                    moved: vec![],
                 };
                 Ok((response, applied))
             })
