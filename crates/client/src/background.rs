@@ -382,7 +382,7 @@ impl Loop {
 
     fn has_work(&self) -> bool {
         let sql = "SELECT EXISTS (SELECT 1 FROM _syncline_log) OR EXISTS (SELECT 1 FROM _syncline_row r INDEXED BY _syncline_row_pending
-                     WHERE r.scope = 1 AND r.pend IS NOT NULL AND NOT EXISTS
+                     WHERE r.scope IN (SELECT n FROM _syncline_scope WHERE n = 1 OR role IS NOT NULL) AND r.pend IS NOT NULL AND NOT EXISTS
                        (SELECT 1 FROM _syncline_parked p WHERE p.scope = r.scope AND p.tbl = r.tbl AND p.key = r.key))";
         let found = self.db.inner.read(|conn| conn.prepare_cached(sql).and_then(|mut q| q.query_row([], |r| r.get(0))).doing("looking for work"));
         found.unwrap_or(true)

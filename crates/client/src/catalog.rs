@@ -135,10 +135,17 @@ pub(crate) fn log_end(conn: &Connection) -> Result<i64, Error> {
     conn.prepare_cached("SELECT coalesce(max(id), 0) FROM _syncline_log").and_then(|mut q| q.query_row([], |r| r.get(0))).doing("reading the capture log")
 }
 
-/// Returns the head of this device's own sequence.
-pub(crate) fn head(conn: &Connection) -> Result<i64, Error> {
-    conn.prepare_cached("SELECT seq FROM _syncline_scope WHERE n = 1").and_then(|mut q| q.query_row([], |r| r.get(0))).doing("reading the device's head")
+/// Returns the heads of this device's own sequences, by the number of the scope.
+pub(crate) fn heads(conn: &Connection) -> Result<Heads, Error> {
+    let read = || -> rusqlite::Result<Heads> {
+        let mut q = conn.prepare_cached("SELECT n, seq FROM _syncline_scope ORDER BY n")?;
+        q.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect()
+    };
+    read().doing("reading the device's heads")
 }
+
+/// Heads by the number of the scope.
+pub(crate) type Heads = std::collections::BTreeMap<i64, i64>;
 
 pub(crate) fn schema_version(conn: &Connection) -> Result<i64, Error> {
     conn.prepare_cached("PRAGMA schema_version").and_then(|mut q| q.query_row([], |r| r.get(0))).doing("reading the schema's version")

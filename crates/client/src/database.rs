@@ -387,8 +387,7 @@ impl Database {
     pub fn pending(&self, limit: usize) -> Result<Vec<Pending>, Error> {
         self.inner.with(|tx| {
             tx.absorb()?;
-            let scope = tx.scope(1)?;
-            tx.pending(&scope, limit)
+            tx.all_pending(limit)
         })
     }
 
@@ -487,8 +486,9 @@ impl Database {
     pub fn resync(&self, rotate: bool) -> Result<(), Error> {
         self.inner.with(|tx| {
             tx.absorb()?;
-            let scope = tx.scope(1)?;
-            tx.request_resync(&scope)?;
+            for scope in tx.scopes()? {
+                tx.request_resync(&scope)?;
+            }
             if rotate {
                 tx.rotate_source()?;
             }

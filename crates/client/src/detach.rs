@@ -8,7 +8,7 @@ use crate::lock as file_lock;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
-use syncline_core::DeviceId;
+use syncline_core::{DeviceId, ScopeId};
 use syncline_replica::Tx;
 
 /// What to do with work that has not reached the server. It stays in the tables in any case; what ends is that it is known as
@@ -46,8 +46,7 @@ impl Database {
         let attached: Option<String> = inner.read(|conn| meta(conn, "device_id"))?;
         let (unsynced, rows) = inner.with(|tx| {
             tx.absorb()?;
-            let scope = tx.scope(1)?;
-            let pending = tx.pending_figures(&scope)?.0;
+            let pending = tx.all_pending_figures()?.0;
             let rows = if matches!(how, Detach::Export(_)) { unsynced_rows(tx)? } else { vec![] };
             Ok((pending, rows))
         })?;
@@ -92,9 +91,9 @@ fn restore_journal(conn: &rusqlite::Connection, journal: &str) {
 }
 
 fn unsynced_rows(tx: &mut Tx) -> syncline_replica::Result<Vec<serde_json::Value>> {
-    let scope = tx.scope(1)?;
     let mut out = Vec::new();
-    for pending in tx.pending(&scope, usize::MAX >> 1)? {
+    for pending in tx.all_pending(usize::MAX >> 1)? {
+        let Some(scope) = tx.find_scope(&ScopeId(pending.scope_id.clone()))? else { continue };
         let Some(t) = tx.registry()?.find(&pending.table) else { continue };
         let key: Vec<_> = t.key.iter().map(|k| pending.key.get(k).cloned().unwrap_or_default()).collect();
         let key = syncline_core::Key::encode(&key);

@@ -85,7 +85,6 @@ fn integrity(inner: &Inner, report: &mut DoctorReport) -> Result<(), Error> {
 }
 
 fn check(tx: &mut Tx, fix: bool, report: &mut DoctorReport) -> syncline_replica::Result<()> {
-    let scope = tx.scope(1)?;
     let applying: i64 = tx.conn.query_row("SELECT count(*) FROM _syncline_applying", [], |r| r.get(0)).doing("looking at capture")?;
     if applying > 0 {
         if fix {
@@ -101,12 +100,15 @@ fn check(tx: &mut Tx, fix: bool, report: &mut DoctorReport) -> syncline_replica:
             true,
         );
     }
-    stage(tx, &scope, fix, report)?;
+    let scopes = tx.scopes()?;
+    for scope in &scopes {
+        stage(tx, scope, fix, report)?;
+    }
     let tables: Vec<Arc<Table>> = tx.registry()?.all().into_iter().filter(|t| t.present).collect();
     let mut differing = Vec::new();
     for t in &tables {
         let before = report.findings.len();
-        rows(tx, &scope, t, fix, report)?;
+        rows(tx, &scopes, t, fix, report)?;
         if report.findings.len() > before {
             differing.push(t.n);
         }
@@ -118,18 +120,19 @@ fn check(tx: &mut Tx, fix: bool, report: &mut DoctorReport) -> syncline_replica:
         }
         tx.absorb()?;
     }
-    digest(tx, &scope, fix, report)
+    scopes.iter().try_for_each(|scope| digest(tx, scope, fix, report))
 }
 
 /// Compares every row state with its table, by hash.
-fn rows(tx: &mut Tx, scope: &Scope, t: &Arc<Table>, fix: bool, report: &mut DoctorReport) -> syncline_replica::Result<()> {
-    let keys: Vec<Vec<u8>> = {
-        let mut q = tx.conn.prepare("SELECT key FROM _syncline_row WHERE scope = ?1 AND tbl = ?2 AND kind = 0").doing("reading row states")?;
-        q.query_map(params![scope.n, t.n], |r| r.get(0)).and_then(Iterator::collect).doing("reading row states")?
-    };
+fn rows(tx: &mut Tx, scopes: &[Scope], t: &Arc<Table>, fix: bool, report: &mut DoctorReport) -> syncline_replica::Result<()> {
+    let mut keys: Vec<(&Scope, Key)> = Vec::new();
+    for scope in scopes {
+        let mut q = tx.conn.prepare_cached("SELECT key FROM _syncline_row WHERE scope = ?1 AND tbl = ?2 AND kind = 0").doing("reading row states")?;
+        let found: Vec<Vec<u8>> = q.query_map(params![scope.n, t.n], |r| r.get(0)).and_then(Iterator::collect).doing("reading row states")?;
+        keys.extend(found.into_iter().map(|key| (scope, Key(key))));
+    }
     let (mut missing, mut differ, mut found) = (Vec::new(), Vec::new(), 0);
-    for key in keys {
-        let key = Key(key);
+    for (scope, key) in keys {
         report.rows_checked += 1;
         if t.read(tx, scope, &key)?.is_none() {
             missing.push(key);

@@ -4,7 +4,7 @@
 //! transactions; and one thread looks at `PRAGMA data_version` for commits of anybody else. A row may be told of twice, never
 //! not at all.
 
-use crate::catalog::{self, Catalog, KEYS_MAX, Touched};
+use crate::catalog::{self, Catalog, Heads, KEYS_MAX, Touched};
 use crate::database::{Database, Inner, lock};
 use crate::error::{Doing, Error};
 use crate::machine::Event;
@@ -20,8 +20,8 @@ use syncline_core::Key;
 pub(crate) struct Told {
     /// The last entry of the capture log.
     pub log: i64,
-    /// The head of the device's own sequence.
-    pub head: i64,
+    /// The heads of the device's own sequences.
+    pub heads: Heads,
     pub catalog: Catalog,
     /// Rows told of from the log and not absorbed yet, so that an absorb does not tell of them again.
     recent: HashSet<(i64, Key)>,
@@ -32,7 +32,7 @@ pub(crate) struct Told {
 impl Told {
     /// Begins at what the file has now: that is no news.
     pub fn from_here(conn: &Connection) -> Result<Told, Error> {
-        Ok(Told { log: catalog::log_end(conn)?, head: catalog::head(conn)?, ..Told::default() })
+        Ok(Told { log: catalog::log_end(conn)?, heads: catalog::heads(conn)?, ..Told::default() })
     }
 }
 
@@ -69,7 +69,7 @@ impl Inner {
         }
         let version = data_version(conn)?;
         told.catalog.refresh(conn)?;
-        if catalog::head(conn)? > told.head {
+        if catalog::heads(conn)? != told.heads {
             // Somebody else absorbed what is remembered: the same rows may have been written again since.
             told.recent.clear();
             told.recent_is_all = false;
@@ -85,29 +85,32 @@ impl Inner {
 
     /// Tells what an engine's transaction absorbed that nobody was told of; `applied` is told elsewhere.
     pub fn sweep(&self, conn: &Connection, told: &mut Told, applied: &[(i64, Key)], version: Option<i64>) -> Result<(), Error> {
-        let head = catalog::head(conn)?;
-        if let Some(version) = version.filter(|_| head > told.head) {
+        let heads = catalog::heads(conn)?;
+        if let Some(version) = version.filter(|_| heads != told.heads) {
             // Another commit slipped in between: what was told may have been written again, so it is told again.
             let slipped = data_version(conn)? != version;
             let mut others = Touched::default();
             if slipped || !told.recent_is_all {
                 let mut q = conn
                     .prepare_cached(
-                        "SELECT tbl, key FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = 1 AND pend IS NOT NULL AND seq > ?1 LIMIT ?2",
+                        "SELECT tbl, key FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = ?1 AND pend IS NOT NULL AND seq > ?2 LIMIT ?3",
                     )
                     .doing("reading what was absorbed")?;
-                let rows = q.query_map(params![told.head, KEYS_MAX as i64 + 1], |r| Ok((r.get(0)?, Key(r.get(1)?)))).doing("reading what was absorbed")?;
                 let applied: HashSet<&(i64, Key)> = applied.iter().collect();
-                for row in rows {
-                    let row: (i64, Key) = row.doing("reading what was absorbed")?;
-                    if slipped || !(told.recent.contains(&row) || applied.contains(&row)) {
-                        others.add(row.0, row.1);
+                for (scope, from) in moved(&heads, &told.heads) {
+                    let rows =
+                        q.query_map(params![scope, from, KEYS_MAX as i64 + 1], |r| Ok((r.get(0)?, Key(r.get(1)?)))).doing("reading what was absorbed")?;
+                    for row in rows {
+                        let row: (i64, Key) = row.doing("reading what was absorbed")?;
+                        if slipped || !(told.recent.contains(&row) || applied.contains(&row)) {
+                            others.add(row.0, row.1);
+                        }
                     }
                 }
             }
             self.publish(told, &others.finish(), Origin::OtherProcess);
         }
-        told.head = head;
+        told.heads = heads;
         told.log = catalog::log_end(conn)?;
         told.recent.clear();
         told.recent_is_all = false;
@@ -142,19 +145,21 @@ impl Inner {
         told.log = logged.last;
         let high = told.catalog.any_high(&logged);
         self.tell(&mut told, &logged, Origin::OtherProcess);
-        let head = catalog::head(conn)?;
+        let heads = catalog::heads(conn)?;
         let mut rest = Touched::default();
-        if head > told.head {
+        if heads != told.heads {
             // Another process absorbed or applied. Its rows are found by their numbers; there is no index over confirmed ones,
             // which costs a scan of the sidecar per sync of another process.
-            let mut q = conn.prepare_cached("SELECT tbl, key FROM _syncline_row WHERE scope = 1 AND seq > ?1 LIMIT ?2").doing("looking for writes")?;
-            let rows = q.query_map(params![told.head, KEYS_MAX as i64 + 1], |r| Ok((r.get(0)?, Key(r.get(1)?)))).doing("looking for writes")?;
-            for row in rows {
-                let row: (i64, Key) = row.doing("looking for writes")?;
-                rest.add(row.0, row.1);
+            let mut q = conn.prepare_cached("SELECT tbl, key FROM _syncline_row WHERE scope = ?1 AND seq > ?2 LIMIT ?3").doing("looking for writes")?;
+            for (scope, from) in moved(&heads, &told.heads) {
+                let rows = q.query_map(params![scope, from, KEYS_MAX as i64 + 1], |r| Ok((r.get(0)?, Key(r.get(1)?)))).doing("looking for writes")?;
+                for row in rows {
+                    let row: (i64, Key) = row.doing("looking for writes")?;
+                    rest.add(row.0, row.1);
+                }
             }
             rest = rest.finish();
-            told.head = head;
+            told.heads = heads;
             told.recent.clear();
             told.recent_is_all = false;
             self.publish(&told, &rest, Origin::OtherProcess);
@@ -168,6 +173,11 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Lists the scopes whose head moved, with what it was.
+fn moved<'a>(now: &'a Heads, before: &'a Heads) -> impl Iterator<Item = (i64, i64)> + 'a {
+    now.iter().map(|(scope, head)| (*scope, *head, before.get(scope).copied().unwrap_or(0))).filter(|(_, head, from)| head > from).map(|x| (x.0, x.2))
 }
 
 /// Returns a number that changes with every commit of another connection.

@@ -140,12 +140,16 @@ impl Database {
     }
 }
 
+/// Rows of scopes that the account is not in: they wait for that.
+const OUTSIDE: &str = "SELECT count(*) FROM _syncline_row WHERE pend IS NOT NULL
+  AND scope IN (SELECT n FROM _syncline_scope WHERE n > 1 AND role IS NULL) AND EXISTS (SELECT 1 FROM _syncline_meta WHERE name = 'device_id')";
+
 fn read_status(conn: &Connection, syncing: bool, now_ms: i64) -> Result<Status, Error> {
     let count = |sql: &str| conn.prepare_cached(sql).and_then(|mut q| q.query_row([], |r| r.get::<_, i64>(0))).map(|n| n as u64).doing("counting what waits");
     let mut status = Status {
         state: State::Synced,
         pending: count("SELECT count(*) FROM _syncline_row INDEXED BY _syncline_row_pending WHERE pend IS NOT NULL")?,
-        parked: count("SELECT count(*) FROM _syncline_parked")?,
+        parked: count("SELECT count(*) FROM _syncline_parked")? + count(OUTSIDE)?,
         shelved: count("SELECT count(*) FROM _syncline_shelved")?,
         captured: count("SELECT count(*) FROM _syncline_log")?,
         oldest_pending_at: None,
@@ -170,12 +174,18 @@ fn read_status(conn: &Connection, syncing: bool, now_ms: i64) -> Result<Status, 
 
 fn progress(conn: &Connection, syncing: bool) -> Result<Option<Progress>, Error> {
     // What is staged is what is here: a kill in the middle of a sync changes nothing of it.
-    let stage: Option<Vec<u8>> = conn
-        .prepare_cached("SELECT stage FROM _syncline_scope WHERE n = 1")
-        .and_then(|mut q| q.query_row([], |r| r.get(0)))
+    let stages: Vec<Vec<u8>> = conn
+        .prepare_cached("SELECT stage FROM _syncline_scope WHERE stage IS NOT NULL")
+        .and_then(|mut q| q.query_map([], |r| r.get(0))?.collect())
         .doing("reading how far a transfer is")?;
-    let Some(stage) = stage.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok()) else { return Ok(None) };
-    let (rows, rows_left) = (stage["rows"].as_u64().unwrap_or(0), stage["left"].as_u64().unwrap_or(0));
+    if stages.is_empty() {
+        return Ok(None);
+    }
+    let (mut rows, mut rows_left) = (0, 0);
+    for stage in stages.iter().filter_map(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok()) {
+        rows += stage["rows"].as_u64().unwrap_or(0);
+        rows_left += stage["left"].as_u64().unwrap_or(0);
+    }
     let per_s: Option<f64> = meta(conn, "rows_per_s")?;
     let estimate_ms = per_s.filter(|n| syncing && *n > 0.0).map(|n| (rows_left as f64 / n * 1000.0) as i64);
     Ok(Some(Progress { rows, rows_left, estimate_ms }))
@@ -233,12 +243,16 @@ fn is_for_somebody(code: &str) -> bool {
 }
 
 fn scopes(conn: &Connection) -> Result<Vec<ScopeStatus>, Error> {
-    let mut q = conn.prepare_cached("SELECT scope_id, cursor FROM _syncline_scope WHERE scope_id <> '' ORDER BY n").doing("reading scopes")?;
-    let rows = q.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get::<_, Option<Vec<u8>>>(1)?))).doing("reading scopes")?;
+    let mut q = conn
+        .prepare_cached(
+            "SELECT scope_id, cursor, CASE n WHEN 1 THEN 'admin' ELSE coalesce(role, 'none') END FROM _syncline_scope WHERE scope_id <> '' ORDER BY n",
+        )
+        .doing("reading scopes")?;
+    let rows = q.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get::<_, Option<Vec<u8>>>(1)?, r.get::<_, String>(2)?))).doing("reading scopes")?;
     rows.map(|row| {
-        let (scope_id, cursor) = row.doing("reading scopes")?;
+        let (scope_id, cursor, role) = row.doing("reading scopes")?;
         let cursor = cursor.and_then(|b| Cursor::from_bytes(&b)).map_or(0, |c| c.seq.0);
-        Ok(ScopeStatus { scope_id, cursor, role: "admin".into() })
+        Ok(ScopeStatus { scope_id, cursor, role })
     })
     .collect()
 }

@@ -267,7 +267,16 @@ impl Tx<'_> {
         self.note_local(scope, t, &mut row, &syncline_core::ColSet::liveness(), false, Seq(0))
     }
 
-    /// Lists what is pending, in order of writing, at most `limit`.
+    /// Lists what is pending in all scopes, the account's own first, at most `limit`.
+    pub fn all_pending(&mut self, limit: usize) -> Result<Vec<Pending>> {
+        let mut out = Vec::new();
+        for scope in self.scopes()? {
+            out.extend(self.pending(&scope, limit - out.len())?);
+        }
+        Ok(out)
+    }
+
+    /// Lists what is pending in a scope, in order of writing, at most `limit`. Rows of one that the account is not in are parked.
     pub fn pending(&mut self, scope: &Scope, limit: usize) -> Result<Vec<Pending>> {
         let found: Vec<(i64, Vec<u8>)> = {
             let mut q = self
@@ -278,20 +287,27 @@ impl Tx<'_> {
                 .and_then(Iterator::collect)
                 .doing("listing what is pending")?
         };
+        // Before the device belongs to an account nobody is a member of anything.
+        let outside = self.role_in(scope)?.is_none() && self.meta::<String>("device_id")?.is_some();
         let mut out = Vec::new();
         for (table, key) in found {
             let (t, key) = (self.registry()?.get(table)?, Key(key));
             let Some(row) = self.load(scope, &t, &key)? else { continue };
             let refusal = self.refusal(scope, &t, &key)?;
+            let (reason, message) = match refusal {
+                Some(refusal) => (Some(refusal.reason.word()), Some(refusal.message)),
+                None if outside => (Some(syncline_core::Reason::Forbidden.word()), Some(crate::scopes::not_a_member(&scope.id))),
+                None => (None, None),
+            };
             out.push(Pending {
                 scope_id: scope.id.0.clone(),
                 table: t.def.name.clone(),
                 key: t.key_object(&key),
                 op: operation(&row).into(),
                 since: row.state.ctx.max().ms(),
-                state: if refusal.is_some() { "parked" } else { "pending" }.into(),
-                reason: refusal.as_ref().map(|r| r.reason.word().to_owned()),
-                message: refusal.map(|r| r.message),
+                state: if reason.is_some() { "parked" } else { "pending" }.into(),
+                reason: reason.map(str::to_owned),
+                message,
                 base_row_version: row.version,
             });
         }

@@ -36,7 +36,6 @@ impl Authority {
         let mut replica = Replica::open_or_create(conn, Role::Authority, env)?;
         let history = replica.transact(env, |tx| {
             accounts::create_tables(tx.conn).map_err(|e| Error::Refused(e.to_string()))?;
-            tx.conn.execute_batch(include_str!("former.sql")).doing("making the tables of memberships")?;
             match tx.meta::<[u8; 16]>("history_id")? {
                 Some(id) => Ok(HistoryId(id)),
                 None => {
@@ -279,9 +278,7 @@ fn memberships(tx: &Tx, account: &str) -> Result<Memberships, ApiError> {
     let mut now = members::scopes_of(tx.conn, account)?;
     now.retain(|s| s.0.0 != account);
     let now = now.into_iter().map(|(scope_id, role)| ScopeInfo { scope_id, role }).collect();
-    let mut q = tx.conn.prepare_cached("SELECT scope_id FROM _syncline_former WHERE account = ?1 ORDER BY scope_id")?;
-    let gone = q.query_map([account], |r| r.get(0).map(ScopeId))?.collect::<Result<_, _>>()?;
-    Ok(Memberships { now, gone })
+    Ok(Memberships { now, gone: members::former_scopes_of(tx.conn, account)? })
 }
 
 /// Names the scopes of the caller that the request does not ask about and that may have moved: those of the buckets that differ.

@@ -21,6 +21,7 @@ pub mod rng;
 pub mod run;
 pub mod schema;
 pub mod server;
+pub mod sharing;
 pub mod site;
 pub mod spy;
 pub mod tables;

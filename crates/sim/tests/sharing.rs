@@ -1,0 +1,157 @@
+//! Scopes with members: what each account's devices see, rows that move, memberships that come and go.
+
+use syncline_core::MemberRole;
+use syncline_sim::sharing::Party;
+
+type Done = Result<(), String>;
+
+/// Ada and Bob share `trip`; Cleo shares nothing.
+fn trip() -> Result<Party, String> {
+    let mut p = Party::new(&["ada", "bob", "cleo"])?;
+    p.create("ada", "trip")?;
+    p.admit("ada", "bob", "trip", MemberRole::Writer)?;
+    Ok(p)
+}
+
+#[test]
+fn members_see_a_shared_row_and_nobody_else_does() -> Done {
+    let mut p = trip()?;
+    p.sql(0, "INSERT INTO items VALUES('i1', 'trip', 'tent', 1), ('i2', NULL, 'mine', 1); INSERT INTO notes VALUES('n1', 'mine too')")?;
+    p.calm()?;
+    p.check()?;
+    assert_eq!(p.one(1, "SELECT group_concat(id) FROM items"), "i1");
+    assert_eq!(p.one(2, "SELECT group_concat(id) FROM items"), "");
+    p.sql(1, "UPDATE items SET title = 'big tent', n = n + 2 WHERE id = 'i1'")?;
+    p.sql(0, "UPDATE items SET n = n + 3 WHERE id = 'i1'")?;
+    p.calm()?;
+    p.check()?;
+    assert_eq!(p.one(0, "SELECT title || n FROM items WHERE id = 'i1'"), "big tent6");
+    p.sql(1, "DELETE FROM items WHERE id = 'i1'")?;
+    p.calm()?;
+    p.check()?;
+    assert_eq!(p.one(0, "SELECT group_concat(id) FROM items"), "i2");
+    Ok(())
+}
+
+#[test]
+fn a_row_of_a_scope_that_nobody_made_waits_and_goes_by_itself_when_it_is_there() -> Done {
+    let mut p = trip()?;
+    p.sql(0, "INSERT INTO items VALUES('i1', 'party', 'cake', 1), ('i2', 'trip', 'tent', 1)")?;
+    let done = p.sync(0)?;
+    assert_eq!((done.pending, done.parked), (1, 1), "one waits: {done:?}");
+    p.calm()?;
+    p.check()?;
+    assert_eq!(p.one(1, "SELECT group_concat(id) FROM items"), "i2");
+    p.create("ada", "party")?;
+    p.admit("ada", "cleo", "party", MemberRole::Reader)?;
+    p.calm()?;
+    p.check()?;
+    assert_eq!(p.one(2, "SELECT group_concat(id) FROM items"), "i1");
+    Ok(())
+}
+
+#[test]
+fn a_parents_scope_is_its_childrens_and_they_move_with_it() -> Done {
+    let mut p = trip()?;
+    p.create("bob", "work")?;
+    p.sql(0, "INSERT INTO jobs VALUES('j1', 'trip', 'pack')")?;
+    p.sql(0, "INSERT INTO tasks VALUES('t1', 'j1', 'socks'); INSERT INTO steps VALUES('s1', 't1', 'wash')")?;
+    p.calm()?;
+    p.check()?;
+    assert_eq!(p.one(1, "SELECT group_concat(id) FROM (SELECT id FROM jobs UNION ALL SELECT id FROM tasks UNION ALL SELECT id FROM steps)"), "j1,t1,s1");
+    // Bob takes the job into a scope of his own; Ada's edit of a child comes too late.
+    p.sql(1, "UPDATE jobs SET team = 'work' WHERE id = 'j1'")?;
+    p.sync(1)?;
+    p.sql(0, "UPDATE steps SET title = 'dry' WHERE id = 's1'")?;
+    p.calm()?;
+    p.check()?;
+    assert_eq!(p.one(0, "SELECT group_concat(id) FROM (SELECT id FROM jobs UNION ALL SELECT id FROM tasks UNION ALL SELECT id FROM steps)"), "");
+    assert_eq!(p.one(1, "SELECT title FROM steps"), "wash");
+    p.admit("bob", "ada", "work", MemberRole::Writer)?;
+    p.calm()?;
+    p.check()?;
+    assert_eq!(p.one(0, "SELECT group_concat(id) FROM (SELECT id FROM jobs UNION ALL SELECT id FROM tasks UNION ALL SELECT id FROM steps)"), "j1,t1,s1");
+    Ok(())
+}
+
+#[test]
+fn a_moved_row_is_in_one_scope_everywhere_and_what_was_written_with_the_move_stays_out_of_the_old_one() -> Done {
+    let mut p = trip()?;
+    p.create("ada", "secret")?;
+    p.admit("ada", "cleo", "secret", MemberRole::Writer)?;
+    p.sql(0, "INSERT INTO items VALUES('i1', 'trip', 'tent', 5)")?;
+    p.calm()?;
+    p.sql(0, "UPDATE items SET list_id = 'secret', title = 'hideout' WHERE id = 'i1'")?;
+    p.sql(1, "UPDATE items SET title = 'big tent', n = n + 1 WHERE id = 'i1'")?;
+    p.calm()?;
+    p.check()?;
+    assert_eq!(p.one(0, "SELECT list_id || title || n FROM items"), "secrethideout5");
+    assert_eq!(p.one(2, "SELECT list_id || title || n FROM items"), "secrethideout5");
+    assert_eq!(p.one(1, "SELECT group_concat(id) FROM items"), "");
+    assert!(p.peers[1].heard.iter().all(|bytes| !bytes.windows(7).any(|w| w == b"hideout")), "bob was told of it");
+    // And back again.
+    p.sql(2, "UPDATE items SET n = n + 1 WHERE id = 'i1'")?;
+    p.calm()?;
+    p.sql(0, "UPDATE items SET list_id = 'trip' WHERE id = 'i1'")?;
+    p.calm()?;
+    p.check()?;
+    assert_eq!(p.one(1, "SELECT list_id || title || n FROM items"), "triphideout6");
+    assert_eq!(p.one(2, "SELECT group_concat(id) FROM items"), "");
+    Ok(())
+}
+
+#[test]
+fn a_row_moved_to_two_scopes_at_once_is_shown_in_the_later_one() -> Done {
+    let mut p = trip()?;
+    for scope in ["x", "y"] {
+        p.create("ada", scope)?;
+        p.admit("ada", "bob", scope, MemberRole::Writer)?;
+    }
+    p.sql(0, "INSERT INTO items VALUES('i1', 'trip', 'tent', 5)")?;
+    p.calm()?;
+    p.sql(0, "UPDATE items SET list_id = 'x' WHERE id = 'i1'")?;
+    p.sync_until(0, 0)?;
+    p.sql(1, "UPDATE items SET list_id = 'y' WHERE id = 'i1'")?;
+    p.calm()?;
+    assert_eq!((p.one(0, "SELECT list_id FROM items"), p.one(1, "SELECT list_id FROM items")), ("y".into(), "y".into()));
+    assert_eq!(p.one(1, "SELECT CAST(count(*) AS TEXT) FROM _syncline_shelved"), "1");
+    // The later one deleted, the other is back.
+    p.sql(1, "DELETE FROM items")?;
+    p.calm()?;
+    assert_eq!((p.one(0, "SELECT list_id FROM items"), p.one(1, "SELECT list_id FROM items")), ("x".into(), "x".into()));
+    p.check()
+}
+
+#[test]
+fn whoever_is_let_go_loses_the_rows_and_keeps_what_was_never_sent() -> Done {
+    let mut p = trip()?;
+    p.sql(0, "INSERT INTO items VALUES('i1', 'trip', 'tent', 5); INSERT INTO notes VALUES('n0', 'x')")?;
+    p.calm()?;
+    p.sql(1, "UPDATE items SET title = 'tarp' WHERE id = 'i1'; INSERT INTO notes VALUES('n1', 'own')")?;
+    p.remove("ada", "bob", "trip")?;
+    let done = p.sync(1)?;
+    assert!(done.notices.iter().any(|n| n.contains("trip") && n.contains("1 rows") && n.contains("1 values")), "{done:?}");
+    p.calm()?;
+    p.check()?;
+    assert_eq!(p.one(1, "SELECT group_concat(id) FROM items"), "");
+    assert_eq!(p.one(1, "SELECT lost_value FROM syncline_journal"), "tarp");
+    assert_eq!(p.one(1, "SELECT group_concat(scope_id) FROM _syncline_scope"), "bob");
+    assert_eq!(p.one(0, "SELECT title FROM items"), "tent");
+    // Let in again, the rows are back.
+    p.admit("ada", "bob", "trip", MemberRole::Reader)?;
+    p.calm()?;
+    p.check()?;
+    assert_eq!(p.one(1, "SELECT title FROM items"), "tent");
+    // A reader's writes are refused row by row, its other work goes; promoted, they go.
+    p.sql(1, "UPDATE items SET title = 'tarp' WHERE id = 'i1'; INSERT INTO notes VALUES('n2', 'own')")?;
+    let done = p.sync(1)?;
+    assert_eq!(done.parked, 1, "{done:?}");
+    p.calm()?;
+    assert_eq!(p.one(1, "SELECT reason FROM _syncline_parked"), "forbidden");
+    assert_eq!(p.one(0, "SELECT title FROM items"), "tent");
+    p.admit("ada", "bob", "trip", MemberRole::Writer)?;
+    p.calm()?;
+    p.check()?;
+    assert_eq!(p.one(0, "SELECT title FROM items"), "tarp");
+    Ok(())
+}
