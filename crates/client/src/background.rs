@@ -16,13 +16,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use syncline_core::Seq;
+use syncline_core::{ScopeId, Seq};
 
 enum Message {
     Event(Event),
     Policy(Policy),
-    /// The authority's head; the flag says that a stream has just been opened.
-    Head(Seq, bool),
+    /// The authority's head of a scope; the flag says that it is the first that a stream says of it.
+    Head(ScopeId, Seq, bool),
     Subscribe(Sender<Status>),
     SubscribeReports(Sender<SyncReport>),
 }
@@ -332,7 +332,7 @@ impl Loop {
                 self.pulse.set_policy(policy);
                 None
             }
-            Message::Head(seq, first) => self.is_news(seq, first).then_some(Event::Wake),
+            Message::Head(scope, seq, first) => self.is_news(&scope, seq, first).then_some(Event::Wake),
             // Written before or during the sync that has just ended, and sent with it.
             Message::Event(Event::LocalWrite { .. }) if !self.has_work() => None,
             Message::Event(event) => Some(event),
@@ -372,12 +372,19 @@ impl Loop {
         event
     }
 
-    /// Whether the authority is elsewhere than this device. Behind it is news only of a new stream: a server put back.
-    fn is_news(&self, seq: Seq, first: bool) -> bool {
-        match self.db.inner.cursor() {
-            Ok(cursor) => seq > cursor || (first && seq != cursor),
-            Err(_) => true,
+    /// Whether the authority is elsewhere than this device. Behind it is news only of a new stream: a server put back. The next
+    /// request then asks about the scope; one that this device does not know of yet says that a membership is new.
+    fn is_news(&self, scope: &ScopeId, seq: Seq, first: bool) -> bool {
+        let inner = &self.db.inner;
+        let news = match inner.cursor_of(scope) {
+            Ok(Some(cursor)) => seq > cursor || (first && seq != cursor),
+            _ => true,
+        };
+        if news {
+            // Without it the sync finds out in one request more.
+            let _ = inner.note_moved(scope, seq);
         }
+        news
     }
 
     fn has_work(&self) -> bool {
@@ -411,12 +418,12 @@ fn listen(db: &Database, shared: &Shared, to_loop: &Sender<Message>) {
                 return;
             }
             let _ = to_loop.send(Message::Event(Event::StreamUp));
-            let mut first = true;
+            let mut told = std::collections::HashSet::new();
             for event in stream {
                 match event {
-                    Ok(WatchEvent::Scope { seq, .. }) => {
-                        let _ = to_loop.send(Message::Head(seq, first));
-                        first = false;
+                    Ok(WatchEvent::Scope { scope, seq }) => {
+                        let first = told.insert(scope.clone());
+                        let _ = to_loop.send(Message::Head(scope, seq, first));
                     }
                     Ok(WatchEvent::Heartbeat) => {}
                     Err(_) => break,

@@ -12,13 +12,13 @@ use crate::link::{HttpLink, LinkOptions};
 use crate::machine::Event;
 use crate::observe::{Hub, Origin};
 use crate::poll::Told;
-use rusqlite::{Connection, OpenFlags, Params, Row, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, Transaction, TransactionBehavior};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use syncline_core::Seq;
+use syncline_core::{ScopeId, Seq};
 use syncline_replica::config::Config;
 use syncline_replica::schema::{Introspection, SyncOptions, introspect};
 use syncline_replica::{Conflict, Env, Journalled, Pending, Replica, Resolution, Role, Tx};
@@ -587,6 +587,41 @@ impl Inner {
                 .doing("reading a cursor")?;
             Ok(bytes.and_then(|b| syncline_core::Cursor::from_bytes(&b)).map_or(Seq(0), |c| c.seq))
         })
+    }
+
+    /// Returns how far this device has applied a scope; `None` where it is not here or the account is not in it.
+    pub fn cursor_of(&self, scope: &ScopeId) -> Result<Option<Seq>, Error> {
+        self.read(|conn| {
+            let bytes: Option<Option<Vec<u8>>> = conn
+                .prepare_cached("SELECT cursor FROM _syncline_scope WHERE scope_id = ?1 AND (n = 1 OR role IS NOT NULL)")
+                .and_then(|mut q| q.query_row([&scope.0], |r| r.get(0)).optional())
+                .doing("reading a cursor")?;
+            Ok(bytes.map(|b| b.and_then(|b| syncline_core::Cursor::from_bytes(&b)).map_or(Seq(0), |c| c.seq)))
+        })
+    }
+
+    /// Notes where the authority says that a scope is: the next request asks about it.
+    pub fn note_moved(&self, scope: &ScopeId, seq: Seq) -> Result<(), Error> {
+        let notes = lock(&self.notes);
+        let Some(conn) = notes.as_ref() else { return Ok(()) };
+        conn.prepare_cached("UPDATE _syncline_scope SET head = ?2, ask = 1 WHERE scope_id = ?1 AND (n = 1 OR role IS NOT NULL)")
+            .and_then(|mut q| q.execute(rusqlite::params![scope.0, seq.0 as i64]))
+            .doing("noting where a scope is")?;
+        Ok(())
+    }
+
+    /// Makes the file anew without what was in pages that are free now: after rows were taken away that nobody here may see any
+    /// more. If somebody holds the file, the next sync does.
+    pub fn vacuum_if_due(&self) -> Result<(), Error> {
+        if self.read(|conn| meta::<i64>(conn, "vacuum"))?.is_none() {
+            return Ok(());
+        }
+        let conn = self.connect()?;
+        let done = conn.execute_batch("VACUUM").and_then(|()| conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get::<_, i64>(0)));
+        match done {
+            Ok(0) => self.note(&[("vacuum", &rusqlite::types::Null)]),
+            _ => Ok(()),
+        }
     }
 
     /// Lets go of the file: after a detach.

@@ -48,6 +48,10 @@ struct Fold {
     last: i64,
 }
 
+/// A row with what was captured of it, where the log says that it is; and without that.
+type Captured = ((Arc<Table>, Scope, Key), Fold);
+type Folded = (Arc<Table>, Key, Fold);
+
 /// What of a row's captured writes concerns one scope.
 struct Piece {
     fold: usize,
@@ -155,11 +159,11 @@ impl Tx<'_> {
         Ok(self.meta::<i64>("clock_shift_ms")?.unwrap_or(0))
     }
 
-    #[allow(clippy::type_complexity)]
-    fn fold_log(&mut self, last: i64, touched: &mut HashSet<i64>) -> Result<Vec<((Arc<Table>, Scope, Key), Fold)>> {
+    #[allow(clippy::type_complexity)] // a line of the log
+    fn fold_log(&mut self, last: i64, touched: &mut HashSet<i64>) -> Result<Vec<Captured>> {
         let registry = self.registry()?;
         let mut index: HashMap<(i64, i64, Key), usize> = HashMap::new();
-        let mut folds: Vec<((Arc<Table>, Scope, Key), Fold)> = Vec::new();
+        let mut folds: Vec<Captured> = Vec::new();
         let mut generations: HashMap<(i64, i64), Option<Vec<usize>>> = HashMap::new();
         let conn = self.conn;
         let mut q = conn
@@ -240,7 +244,7 @@ impl Tx<'_> {
 
     /// Parts what was captured by scopes: a row that is not where it belongs leaves the one and enters the other, and takes the rows
     /// along that get their scope from it.
-    fn part(&mut self, captured: Vec<((Arc<Table>, Scope, Key), Fold)>) -> Result<(Vec<(Arc<Table>, Key, Fold)>, Vec<Piece>)> {
+    fn part(&mut self, captured: Vec<Captured>) -> Result<(Vec<Folded>, Vec<Piece>)> {
         let mut folds = Vec::with_capacity(captured.len());
         let mut pieces = Vec::with_capacity(captured.len());
         for (fold, ((t, scope, key), captured)) in captured.into_iter().enumerate() {

@@ -44,6 +44,9 @@ pub(crate) enum Says {
     NoParent,
 }
 
+/// A row whose parent is in another scope: where it is, and where it belongs.
+pub(crate) type Stray = (Arc<Table>, Key, Scope, Scope);
+
 /// Notes in each table of a device where its rows get their scope.
 pub(crate) fn find(registry: &mut Registry) {
     let defs: Vec<(i64, Arc<Table>)> = registry.tables.iter().map(|(n, t)| (*n, t.clone())).collect();
@@ -273,7 +276,7 @@ impl Tx<'_> {
     }
 
     /// Lists strays whose parent has turned up elsewhere: (table, key, where they are, where they belong). Forgets those that are home.
-    pub(crate) fn found_strays(&mut self) -> Result<Vec<(Arc<Table>, Key, Scope, Scope)>> {
+    pub(crate) fn found_strays(&mut self) -> Result<Vec<Stray>> {
         if self.role == Role::Authority || !self.has_strays()? {
             return Ok(vec![]);
         }

@@ -5,8 +5,10 @@
 use crate::api_error::ApiError;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use syncline_core::schema::ScopeRule;
 use syncline_core::{
-    ColSet, DecodeError, Extra, Hlc, JournalEntry, Key, Limits, Outcome, Policies, Push, Reason, Refusal, RowState, Seq, Stamp, TableDef, Value, planted,
+    ColSet, DecodeError, Extra, Hlc, JournalEntry, Key, Limits, Outcome, Policies, Push, Reason, Refusal, RowState, ScopeId, Seq, Stamp, TableDef, Value,
+    planted,
 };
 use syncline_replica::Incoming;
 

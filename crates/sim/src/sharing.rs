@@ -317,6 +317,75 @@ impl Party {
     }
 }
 
+/// The shared scopes of a random history, with who made each; `w` nobody ever makes.
+const SCOPES: [(&str, &str); 3] = [("x", "ada"), ("y", "ada"), ("z", "bob")];
+
+/// Plays the history of a seed: two devices of one account and one of each of two others write, move rows, sync and are cut off while
+/// people come, go and change roles; then all is calm and compared.
+pub fn play(seed: u64) -> Check {
+    let mut rng = Rng::new(seed ^ 0x5ca1_ab1e);
+    let mut p = Party::new(&["ada", "bob", "cleo"])?;
+    p.join("ada")?;
+    for (scope, by) in SCOPES {
+        p.create(by, scope)?;
+    }
+    for _ in 0..*rng.pick(&[15, 30, 60]) {
+        p.now_ms += 1 + rng.below(3_000) as i64;
+        let d = rng.index(p.peers.len());
+        match rng.weighted(&[50, 30, 8, 12]) {
+            0 => {
+                let sql = statement(&mut rng);
+                p.sql(d, &sql)?;
+            }
+            1 => drop(p.sync(d)?),
+            2 => drop(p.sync_until(d, rng.index(3))?),
+            _ => {
+                let (scope, by) = *rng.pick(&SCOPES);
+                let who = *rng.pick(&["ada", "bob", "cleo"]);
+                if who == by {
+                    continue;
+                }
+                let member = p.roles(who)?.contains_key(scope);
+                match rng.weighted(&[60, 40]) {
+                    1 if member => p.remove(by, who, scope)?,
+                    _ => p.admit(by, who, scope, *rng.pick(&[MemberRole::Writer, MemberRole::Writer, MemberRole::Reader]))?,
+                }
+            }
+        }
+    }
+    p.calm()?;
+    p.check()
+}
+
+/// Plays many seeds; returns those that failed, with why.
+pub fn play_many(first: u64, count: u64) -> Vec<(u64, String)> {
+    (first..first + count).filter_map(|seed| play(seed).err().map(|why| (seed, why))).collect()
+}
+
+/// One statement of an app.
+fn statement(rng: &mut Rng) -> String {
+    let scope = *rng.pick(&["'x'", "'y'", "'z'", "'x'", "'y'", "'z'", "NULL", "'w'"]);
+    let (id, other, word) = (rng.below(5), rng.below(3), rng.below(1_000));
+    match rng.weighted(&[20, 12, 10, 12, 6, 12, 8, 10, 10, 6, 6, 8, 4]) {
+        0 => format!("INSERT OR IGNORE INTO items VALUES('i{id}', {scope}, 'w{word}', {id})"),
+        1 => format!("UPDATE items SET title = 'w{word}' WHERE id = 'i{id}'"),
+        2 => format!("UPDATE items SET n = n + {id} WHERE id = 'i{id}'"),
+        3 => format!("UPDATE items SET list_id = {scope}, title = 'm{word}' WHERE id = 'i{id}'"),
+        4 => format!("DELETE FROM items WHERE id = 'i{id}'"),
+        5 => format!("INSERT OR IGNORE INTO jobs VALUES('j{other}', {scope}, 'w{word}')"),
+        6 => format!("UPDATE jobs SET team = {scope} WHERE id = 'j{other}'"),
+        7 => format!("INSERT OR IGNORE INTO tasks SELECT 't{id}', id, 'w{word}' FROM jobs ORDER BY id DESC LIMIT 1"),
+        8 => format!("INSERT OR IGNORE INTO steps SELECT 's{id}', id, 'w{word}' FROM tasks ORDER BY id LIMIT 1"),
+        9 => format!("UPDATE tasks SET job_id = coalesce((SELECT id FROM jobs WHERE id = 'j{other}'), job_id), title = 'w{word}' WHERE id = 't{id}'"),
+        10 => format!("UPDATE steps SET title = 'w{word}' WHERE id = 's{id}'"),
+        11 => format!("INSERT OR REPLACE INTO notes VALUES('n{id}', 'w{word}')"),
+        _ => format!(
+            "DELETE FROM steps WHERE task_id IN (SELECT id FROM tasks WHERE job_id = 'j{other}'); DELETE FROM tasks WHERE job_id = 'j{other}';
+             DELETE FROM jobs WHERE id = 'j{other}'"
+        ),
+    }
+}
+
 fn rows(conn: &Connection, sql: &str) -> Check<Vec<(String, String)>> {
     let read = |sql: &str| -> rusqlite::Result<Vec<(String, String)>> {
         let mut q = conn.prepare(sql)?;

@@ -155,3 +155,54 @@ fn whoever_is_let_go_loses_the_rows_and_keeps_what_was_never_sent() -> Done {
     assert_eq!(p.one(0, "SELECT title FROM items"), "tarp");
     Ok(())
 }
+
+#[test]
+fn what_one_account_does_changes_no_byte_of_what_others_are_told() -> Done {
+    let play = |cleo: bool| -> Result<Vec<Vec<Vec<u8>>>, String> {
+        let mut p = trip()?;
+        let apart = |p: &mut Party, sql: &str| -> Done {
+            if cleo {
+                let now = p.now_ms;
+                p.sql(2, sql)?;
+                p.sync(2)?;
+                p.now_ms = now;
+            }
+            Ok(())
+        };
+        if cleo {
+            p.create("cleo", "den")?;
+        }
+        for n in 0..4 {
+            apart(&mut p, &format!("INSERT INTO items VALUES('c{n}', 'den', 'x', 1), ('i{n}', 'den', 'y', 1), ('d{n}', 'trip', 'guessed', 1)"))?;
+            p.sql(0, &format!("INSERT INTO items VALUES('i{n}', 'trip', 'tent', 1); INSERT INTO notes VALUES('n{n}', 'x')"))?;
+            p.sync(0)?;
+            p.sync(1)?;
+            apart(&mut p, &format!("INSERT INTO notes VALUES('n{n}', 'x'); UPDATE items SET list_id = 'trip' WHERE id = 'c{n}'"))?;
+            p.sql(1, &format!("UPDATE items SET title = 'tarp {n}' WHERE id = 'i{n}'"))?;
+            p.sync(1)?;
+            p.sync(0)?;
+        }
+        p.peers.truncate(2);
+        Ok(p.peers.into_iter().map(|peer| peer.heard).collect())
+    };
+    assert_eq!(play(false)?, play(true)?);
+    Ok(())
+}
+
+#[test]
+fn random_histories_of_shared_scopes_converge() {
+    let failed = syncline_sim::sharing::play_many(1, 60);
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[cfg(feature = "planted")]
+#[test]
+fn a_rule_of_sharing_that_is_left_out_is_found() {
+    for bug in ["move_is_a_deletion", "move_unnoticed", "everyone_sees", "lost_rows_stay", "moved_untold", "readers_write"] {
+        syncline_core::planted::plant(bug);
+        let found = (1..200).find_map(|seed| syncline_sim::sharing::play(seed).err().map(|why| (seed, why)));
+        syncline_core::planted::plant("");
+        println!("{bug}: {found:?}");
+        assert!(found.is_some(), "nothing notices `{bug}`");
+    }
+}

@@ -4,7 +4,7 @@
 //! objects, a second transaction goes row by row with savepoints (`diagnose`) and finds every offender.
 
 use crate::api_error::ApiError;
-use crate::bundle::{Translated, check_limits, journal_of, translate};
+use crate::bundle::{Translated, check_limits, journal_of, misplaced, of_a_reader, translate};
 use crate::postgres::absorb::absorb_own;
 use crate::postgres::adopt::holds_parent;
 use crate::postgres::db::Tx;
@@ -57,11 +57,15 @@ pub struct Asked<'a> {
     pub push: &'a Push,
     /// What peers may send.
     pub limits: &'a Limits,
+    /// Whether the account may write the scope.
+    pub may_write: bool,
+    /// Whether the scope is the account's own.
+    pub is_own: bool,
 }
 
 /// Looks at a push, in a transaction that holds the scope's lock and has absorbed.
 pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, what: &Asked<'_>, mode: Mode) -> Result<Tried, ApiError> {
-    let Asked { device, source, push, limits } = *what;
+    let Asked { device, source, push, limits, may_write, is_own } = *what;
     let nothing = |outcome| Ok(Tried::Done(Receipt { outcome, fresh: None }));
     let (watermark, attempt) = scope.source(tx, source).await?;
     if push.id.0 == 0 {
@@ -87,7 +91,15 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
         }
     };
     let before = load(tx, scope, rows.iter()).await?;
+    if !may_write {
+        return nothing(rejected(of_a_reader(&rows, limits), &before));
+    }
     let mut refused = Refusals::new(limits);
+    for row in &rows {
+        if let Some(why) = misplaced(row, &scope.id, is_own) {
+            refused.add(row, Reason::Forbidden, why);
+        }
+    }
     for (row, here) in rows.iter().filter_map(|r| Some((r, before.get(&r.place())?))) {
         if row.collides(&here.state) {
             refused.add(row, Reason::KeyCollision, "another device gave this key to another row".into());

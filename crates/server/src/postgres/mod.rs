@@ -23,6 +23,7 @@ mod registry;
 mod rows;
 mod schema;
 mod scope;
+mod sharing;
 mod translate;
 mod types;
 mod wake;
@@ -177,9 +178,9 @@ impl Postgres {
     }
     /// Reads changes as JSON: whole bundles, about `limit` rows.
     pub fn changes(&self, caller: &Caller, scope: &ScopeId, cursor: Option<Cursor>, limit: usize) -> Result<serde_json::Value, ApiError> {
-        may_see(caller, scope)?;
         let inner = &self.inner;
         self.block(async {
+            inner.read(async |tx| sharing::may_see(tx, caller, scope).await).await?;
             inner.absorb(scope).await?;
             inner
                 .read(async |tx| {
@@ -218,11 +219,11 @@ impl Postgres {
     pub fn watch(&self, caller: &Caller) -> Result<Watch, ApiError> {
         // Subscribe first: a commit between the two is told twice rather than never.
         let changes: broadcast::Receiver<(ScopeId, Seq)> = self.inner.wakes.subscribe();
-        let scope = ScopeId(caller.account.clone());
         let inner = &self.inner;
-        let head = self.block(async { inner.read(async |tx| Ok(inner.find(tx, &scope).await?.0.seq)).await })?;
-        inner.wakes.watched(&scope, head);
-        Ok(Watch { heads: vec![(scope, head)], changes })
+        let heads = self.block(async { inner.read(async |tx| sharing::heads(tx, &caller.account).await).await })?;
+        let heads: Vec<(ScopeId, Seq)> = heads.into_iter().map(|h| (h.0, h.1)).collect();
+        heads.iter().for_each(|(scope, head)| inner.wakes.watched(scope, *head));
+        Ok(Watch { heads, changes })
     }
 }
 
@@ -277,23 +278,54 @@ impl Inner {
 
     async fn sync(self: &Arc<Inner>, caller: &Caller, request: &SyncRequest) -> Result<SyncResponse, ApiError> {
         check_request(request)?;
-        request.scopes.iter().try_for_each(|asked| may_see(caller, &asked.scope))?;
+        let mut seen = self
+            .read(async |tx| {
+                let mut seen = Vec::with_capacity(request.scopes.len());
+                for asked in &request.scopes {
+                    seen.push(match sharing::may_see(tx, caller, &asked.scope).await {
+                        Ok(_) => true,
+                        // Beside others it is answered; a request about nothing else is refused.
+                        Err(e) if e.code() == ApiError::no_such_scope().code() && request.scopes.len() > 1 => false,
+                        Err(e) => return Err(e),
+                    });
+                }
+                Ok(seen)
+            })
+            .await?;
         let mut receipts = Vec::with_capacity(request.scopes.len());
-        for asked in &request.scopes {
-            receipts.push(match &asked.push {
-                Some(_) => self.push(caller, asked).await?,
+        // Halves of moves are committed one after another: once one of them is refused, the others wait.
+        let mut held = false;
+        for (asked, seen) in request.scopes.iter().zip(&mut seen) {
+            let receipt = match &asked.push {
+                _ if !*seen => None,
+                Some(_) if asked.together && held => {
+                    Some(commit::Receipt { outcome: syncline_core::Outcome::Rejected { rows: vec![], total: 0 }, fresh: None })
+                }
+                Some(_) => match self.push(caller, asked).await {
+                    Err(e) if e.code() == ApiError::no_such_scope().code() && request.scopes.len() > 1 => {
+                        *seen = false;
+                        None
+                    }
+                    other => other?,
+                },
                 None => {
                     self.absorb(&asked.scope).await?;
                     None
                 }
-            });
+            };
+            held |= asked.together && receipt.as_ref().is_none_or(|r| !matches!(r.outcome, syncline_core::Outcome::Committed(_)));
+            receipts.push(receipt);
         }
         let (response, applied) = self
             .read(async move |tx| {
                 let registry = self.tables.current(tx).await?;
                 let mut scopes = Vec::with_capacity(request.scopes.len());
                 let mut applied = Vec::new();
-                for (asked, receipt) in request.scopes.iter().zip(receipts) {
+                for ((asked, receipt), seen) in request.scopes.iter().zip(receipts).zip(seen) {
+                    if !seen {
+                        scopes.push(ScopeAnswer { scope: asked.scope.clone(), absent: true, ..ScopeAnswer::default() });
+                        continue;
+                    }
                     let (scope, _) = self.find(tx, &asked.scope).await?;
                     // A push was only looked at where the pasts agree; so they are compared once more for those without.
                     if let Some(common) = pull::compare_pasts(tx, &scope, self.history, asked).await? {
@@ -304,6 +336,9 @@ impl Inner {
                     scopes.push(pull::read_answer(tx, &registry, &scope, asked, receipt, &self.limits).await?);
                 }
                 let schema = registry.schema();
+                let members = sharing::memberships(tx, &caller.account).await?;
+                let moved = sharing::moved(tx, caller, request).await?;
+                let members = (syncline_core::heads::members_hash(&members) != request.members).then_some(members);
                 let response = SyncResponse {
                     version: syncline_core::VERSION,
                     server_time_ms: self.env().now_ms,
@@ -311,8 +346,8 @@ impl Inner {
                     fingerprint: schema.fingerprint(),
                     schema: request.schema_wanted.then_some(schema),
                     scopes,
-                    members: None,
-                    moved: vec![],
+                    members,
+                    moved,
                 };
                 Ok((response, applied))
             })
@@ -379,7 +414,11 @@ impl Inner {
         again: bool,
     ) -> Result<Pushed, ApiError> {
         let env = self.env();
+        // Before the lock: who is no member holds nobody up.
+        sharing::may_see(tx, caller, &asked.scope).await?;
         let mut scope = Scope::lock(tx, &asked.scope).await?.ok_or_else(ApiError::no_such_scope)?;
+        // And under it: nobody comes or goes meanwhile.
+        let role = sharing::may_see(tx, caller, &asked.scope).await?;
         let before = scope.seq;
         let registry = self.tables.current(tx).await?;
         if again {
@@ -388,7 +427,14 @@ impl Inner {
         absorb::absorb(tx, &registry, &mut scope, &env).await?;
         let mut receipt = None;
         if pull::compare_pasts(tx, &scope, self.history, asked).await?.is_none() {
-            let what = commit::Asked { device: caller.device_id, source: asked.source, push, limits: &self.limits };
+            let what = commit::Asked {
+                device: caller.device_id,
+                source: asked.source,
+                push,
+                limits: &self.limits,
+                may_write: role.may_write(),
+                is_own: asked.scope.0 == caller.account,
+            };
             match commit::commit(tx, &registry, &mut scope, &env, &what, mode).await? {
                 commit::Tried::Done(done) => receipt = Some(done),
                 commit::Tried::Objected => return Ok(Pushed::Objected),
@@ -442,11 +488,6 @@ impl Inner {
 enum Pushed {
     Done(Option<commit::Receipt>, Option<Seq>),
     Objected,
-}
-
-/// A scope that one may not see answers like one that does not exist.
-fn may_see(caller: &Caller, scope: &ScopeId) -> Result<(), ApiError> {
-    if scope.0 == caller.account { Ok(()) } else { Err(ApiError::no_such_scope()) }
 }
 
 async fn pause(tries: u32) {
