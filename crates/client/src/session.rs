@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use syncline_core::{Key, Limits, Outcome, ScopeAnswer, ScopeId, ScopeRequest, SyncRequest, SyncResponse, planted};
+use syncline_replica::scopes::not_a_member;
 use syncline_replica::{Env, Replica, Result, Scope, Tx};
 
 /// The most rounds in which refused rows are parked and the rest goes again; then `retries_exhausted`.
@@ -229,6 +230,7 @@ impl Session {
                 went.moved = tx.take_heads(&answer.moved)?;
             }
             went.schema_wanted = schema_wanted;
+            went.outside = tx.outside()?;
             let own = tx.scope(OWN)?;
             let cursor = tx.cursor(&own)?.map_or(0, |c| c.seq.0);
             Ok((tx.all_pending_figures()?, cursor))
@@ -246,6 +248,12 @@ impl Session {
         summary.progress = went.progress;
         summary.changed.extend(went.changed);
         summary.notices.extend(went.notices);
+        for scope in &went.outside {
+            let notice = not_a_member(scope);
+            if !summary.notices.contains(&notice) {
+                summary.notices.push(notice);
+            }
+        }
         summary.digest_differs = went.digest_differs;
         if went.refused {
             summary.rounds += 1;
@@ -267,6 +275,7 @@ impl Session {
 struct Went {
     again: bool,
     schema_wanted: bool,
+    outside: Vec<ScopeId>,
     checkpoints: bool,
     wanted: HashSet<i64>,
     moved: Vec<i64>,

@@ -423,7 +423,9 @@ impl Inner {
     }
 
     fn waits_for_decision(&self) -> bool {
-        let sql = "SELECT EXISTS (SELECT 1 FROM _syncline_parked) OR EXISTS (SELECT 1 FROM _syncline_shelved)";
+        let sql = "SELECT EXISTS (SELECT 1 FROM _syncline_parked) OR EXISTS (SELECT 1 FROM _syncline_shelved)
+                     OR EXISTS (SELECT 1 FROM _syncline_scope s JOIN _syncline_row r INDEXED BY _syncline_row_pending ON r.scope = s.n
+                                WHERE s.n > 1 AND s.role IS NULL AND r.pend IS NOT NULL)";
         self.read(|conn| Ok(conn.query_row(sql, [], |r| r.get::<_, bool>(0)).unwrap_or(false))).unwrap_or(false)
     }
 

@@ -326,18 +326,33 @@ impl Tx<'_> {
     }
 
     /// Counts rows that are pending (parked ones included) and those that wait for a decision or for a membership, over all scopes.
-    pub fn all_pending_figures(&mut self) -> Result<(u64, u64)> {
-        let (mut pending, mut parked) = (0, 0);
-        for scope in self.scopes()? {
-            let figures = self.pending_figures(&scope)?;
-            pending += figures.0;
-            parked += if self.role_in(&scope)?.is_none() { figures.0 } else { figures.1 };
-        }
-        Ok((pending, parked))
+    pub fn all_pending_figures(&self) -> Result<(u64, u64)> {
+        self.conn
+            .prepare_cached(
+                "SELECT (SELECT count(*) FROM _syncline_row INDEXED BY _syncline_row_pending WHERE pend IS NOT NULL)
+                      + (SELECT count(*) FROM _syncline_parked WHERE local IS NOT NULL),
+                   (SELECT count(*) FROM _syncline_parked)
+                      + (SELECT count(*) FROM _syncline_scope s JOIN _syncline_row r INDEXED BY _syncline_row_pending ON r.scope = s.n
+                           WHERE s.n > 1 AND s.role IS NULL AND r.pend IS NOT NULL)",
+            )
+            .and_then(|mut q| q.query_row([], |r| Ok((r.get::<_, i64>(0)? as u64, r.get::<_, i64>(1)? as u64))))
+            .doing("counting what is pending")
+    }
+
+    /// Lists the scopes that have rows to send and that the account is not in.
+    pub fn outside(&self) -> Result<Vec<ScopeId>> {
+        let mut q = self
+            .conn
+            .prepare_cached(
+                "SELECT scope_id FROM _syncline_scope s WHERE n > 1 AND role IS NULL
+                   AND EXISTS (SELECT 1 FROM _syncline_row INDEXED BY _syncline_row_pending WHERE scope = s.n AND pend IS NOT NULL) ORDER BY scope_id",
+            )
+            .doing("finding scopes that the account is not in")?;
+        q.query_map([], |r| r.get(0).map(ScopeId)).and_then(Iterator::collect).doing("finding scopes that the account is not in")
     }
 }
 
 /// Why rows of a scope wait in which the account has no role.
 pub fn not_a_member(scope: &ScopeId) -> String {
-    format!("this account is not a member of `{0}`; `syncline scopes DB create {0}` makes the scope, or join it with an invitation", scope.0)
+    format!("rows wait because this account is not in scope `{0}`: `syncline scopes DB create {0}` makes it, or join it with an invitation", scope.0)
 }

@@ -18,6 +18,7 @@ mod priority;
 #[cfg(target_os = "linux")]
 mod progress;
 mod proxy;
+mod scopes;
 mod sharing;
 mod support;
 mod sync;

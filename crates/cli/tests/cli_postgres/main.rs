@@ -19,6 +19,7 @@ mod postgres;
 #[path = "../cli/proxy.rs"]
 mod proxy;
 #[path = "../cli/sharing.rs"]
+mod scopes;
 mod sharing;
 #[allow(dead_code)]
 #[path = "../cli/support.rs"]
