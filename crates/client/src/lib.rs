@@ -34,6 +34,7 @@ pub mod members;
 pub mod observe;
 mod poll;
 pub mod pulse;
+mod resolve;
 pub mod schema;
 pub mod session;
 pub mod status;
