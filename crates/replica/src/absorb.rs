@@ -69,6 +69,7 @@ impl Tx<'_> {
     pub fn absorb(&mut self) -> Result<Absorbed> {
         let mut out = Absorbed { repaired: self.verify_capture()?, ..Absorbed::default() };
         self.absorb_log(&mut out)?;
+        self.note_together(&out.changed)?;
         Ok(out)
     }
 
@@ -155,7 +156,7 @@ impl Tx<'_> {
     }
 
     /// Returns by how many ms captured wall times are to be shifted, as the last sync measured.
-    fn clock_shift(&self) -> Result<i64> {
+    pub(crate) fn clock_shift(&self) -> Result<i64> {
         Ok(self.meta::<i64>("clock_shift_ms")?.unwrap_or(0))
     }
 

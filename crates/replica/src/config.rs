@@ -74,7 +74,8 @@ pub struct TableConfig {
     #[serde(deserialize_with = "scope_rule")]
     pub scope: ScopeRule,
     unread: Option<UnreadConfig>,
-    on_reject: Option<String>,
+    /// What becomes of the rows that were written together with a refused one.
+    pub on_reject: OnReject,
 }
 
 /// What it says of one column: a policy alone, or a table of settings.
@@ -86,6 +87,17 @@ pub struct ColumnConfig {
     pub local: bool,
     /// personal, financial or health.
     pub caution: Option<String>,
+}
+
+/// What becomes of the rows that were written together with a refused one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnReject {
+    /// They go.
+    #[default]
+    ParkRows,
+    /// They wait with it.
+    HoldBundle,
 }
 
 /// What becomes of a row that one deletes while another edits it.
@@ -176,9 +188,6 @@ fn check_table(name: &str, table: &TableConfig) -> Result<(), ConfigError> {
     }
     if table.unread.is_some() {
         return not_yet("unread");
-    }
-    if table.on_reject.is_some() {
-        return not_yet("on_reject");
     }
     Ok(())
 }
@@ -274,7 +283,7 @@ mod tests {
 
     #[test]
     fn what_later_versions_do_is_refused_by_name() {
-        for (text, what) in [("[table.a]\nunread = { author = \"sender\" }", "unread"), ("[table.a]\non_reject = \"keep\"", "on_reject")] {
+        for (text, what) in [("[table.a]\nunread = { author = \"sender\" }", "unread")] {
             let error = Config::parse(text).unwrap_err();
             assert!(matches!(&error, ConfigError::NotYet(_)), "{text}: {error}");
             assert!(error.to_string().contains(what) && error.to_string().contains("not in this version yet: "), "{text}: {error}");
@@ -289,6 +298,7 @@ mod tests {
             ("[table.a]\ncolumns = { c = { cautoin = \"health\" } }", "cautoin", "caution"),
             ("[table.a]\npriority = \"urgent\"", "urgent", "normal"),
             ("[table.a]\non_delete = \"never\"", "never", "keep_edit"),
+            ("[table.a]\non_reject = \"keep\"", "keep", "hold_bundle"),
             ("[table.a]\npolicy = \"lwww\"", "lwww", "counter"),
             ("[table.a]\ncolumns = { n = \"count\" }", "count", "counter"),
             ("[table.a]\ncolumns = { n = { policy = \"reject\" } }", "reject", "whole table"),

@@ -7,6 +7,7 @@
 pub mod absorb;
 pub mod apart;
 pub mod apply;
+pub mod ask;
 mod behind;
 pub mod bind;
 pub mod capture;
@@ -15,7 +16,9 @@ pub mod config;
 pub mod conflicts;
 pub mod error;
 pub mod exchange;
+pub mod family;
 pub mod homes;
+pub mod inbox;
 pub mod journal;
 pub mod open;
 pub mod policies;
@@ -26,6 +29,7 @@ pub mod rows;
 pub mod schema;
 pub mod scopes;
 pub mod shelf;
+pub(crate) mod together;
 pub mod trouble;
 pub mod tx;
 

@@ -155,7 +155,7 @@ impl Tx<'_> {
     }
 
     /// Notes that a scope was asked about with its cursor, and that the answer is all there is.
-    pub fn note_asked(&mut self, scope: &Scope, sent: Option<Cursor>) -> Result<()> {
+    pub fn note_heads_asked(&mut self, scope: &Scope, sent: Option<Cursor>) -> Result<()> {
         let at = self.cursor(scope)?.map_or(Seq(0), |c| c.seq);
         self.conn
             .prepare_cached("UPDATE _syncline_scope SET acked = ?2, head = max(head, ?3) WHERE n = ?1 AND (acked IS NOT ?2 OR head < ?3)")

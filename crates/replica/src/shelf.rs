@@ -23,7 +23,7 @@ const SETTLE_ROUNDS: usize = 8;
 impl Tx<'_> {
     /// Notes a row as shelved.
     pub(crate) fn shelve_note(&mut self, scope: &Scope, t: &Table, key: &Key, clash: &Clash) -> Result<()> {
-        self.cache.waiting = Some(true);
+        (self.cache.waiting, self.cache.inbox_stale) = (Some(true), true);
         self.conn
             .prepare_cached(
                 "INSERT INTO _syncline_shelved(scope, tbl, key, reason, message, since) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
@@ -38,6 +38,7 @@ impl Tx<'_> {
         if !self.is_anything_waiting()? {
             return Ok(());
         }
+        self.cache.inbox_stale = true;
         self.conn
             .prepare_cached("DELETE FROM _syncline_shelved WHERE scope = ?1 AND tbl = ?2 AND key = ?3")
             .and_then(|mut q| q.execute(params![scope.n, t.n, key.0]))
@@ -46,7 +47,7 @@ impl Tx<'_> {
     }
     /// Parks a row: it is not offered again until it, or what it waits for, changes.
     pub fn park(&mut self, scope: &Scope, t: &Table, key: &Key, refusal: &Refusal) -> Result<()> {
-        self.cache.waiting = Some(true);
+        (self.cache.waiting, self.cache.inbox_stale) = (Some(true), true);
         let json = serde_json::to_vec(refusal).unwrap_or_default();
         self.conn
             .prepare_cached(
@@ -89,6 +90,7 @@ impl Tx<'_> {
     }
     /// Forgets the values that a key collision put aside, once they are decided.
     pub(crate) fn forget_collided(&mut self, scope: &Scope, t: &Table, key: &Key) -> Result<()> {
+        self.cache.inbox_stale = true;
         self.conn
             .execute("DELETE FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3", params![scope.n, t.n, key.0])
             .doing("settling a key collision")?;
@@ -99,6 +101,7 @@ impl Tx<'_> {
         if !self.is_anything_waiting()? {
             return Ok(false);
         }
+        self.cache.inbox_stale = true;
         self.conn
             .prepare_cached("DELETE FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3 AND local IS NULL")
             .and_then(|mut q| q.execute(params![scope.n, t.n, key.0]))
@@ -128,16 +131,35 @@ impl Tx<'_> {
                 .doing("reading parked rows")?;
             q.query_map([scope.n], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).and_then(Iterator::collect).doing("reading parked rows")?
         };
-        for (table, key, reason) in parked {
-            let registry = self.registry()?;
-            let t = registry.get(table)?;
-            let parents = t.def.foreign_keys.iter().filter_map(|f| registry.find(&f.table)).any(|p| touched.contains(&p.n));
-            let waits = if reason == Reason::ForeignKey.word() { parents || touched.contains(&table) } else { touched.contains(&table) };
-            if waits {
-                self.unpark_and_touch(scope, &t, &Key(key))?;
+        // A row that is offered again is itself what others may wait for.
+        let (mut touched, mut parked) = (touched.clone(), parked);
+        loop {
+            let before = parked.len();
+            for (table, key, reason) in std::mem::take(&mut parked) {
+                let t = self.registry()?.get(table)?;
+                if self.waits_for(&t, &reason, &touched)? {
+                    self.unpark_and_touch(scope, &t, &Key(key))?;
+                    touched.insert(table);
+                } else {
+                    parked.push((table, key, reason));
+                }
+            }
+            if parked.len() == before {
+                return Ok(());
             }
         }
-        Ok(())
+    }
+
+    /// Whether a parked row may have waited for a row of these tables.
+    fn waits_for(&mut self, t: &Table, reason: &str, touched: &HashSet<i64>) -> Result<bool> {
+        if touched.contains(&t.n) || reason != Reason::ForeignKey.word() {
+            return Ok(touched.contains(&t.n));
+        }
+        let registry = self.registry()?;
+        let parents = t.def.foreign_keys.iter().filter_map(|f| registry.find(&f.table)).any(|p| touched.contains(&p.n));
+        // A deletion waits for the rows that still point at it.
+        let children = || registry.all().iter().any(|c| touched.contains(&c.n) && c.def.foreign_keys.iter().any(|f| f.table.eq_ignore_ascii_case(&t.def.name)));
+        Ok(parents || children())
     }
 
     /// Takes a row out of parking and gives it a new number, so that it is offered again.
@@ -173,6 +195,11 @@ impl Tx<'_> {
             let mut moved = !shown.is_empty();
             while let Some((at, t, key)) = check.pop() {
                 for (child, child_key) in self.orphans_of(&at, &t, &key)? {
+                    if let Some(more) = self.settle_orphan(&at, &child, &child_key, out)? {
+                        check.extend(more);
+                        moved = true;
+                        continue;
+                    }
                     let clash = Clash { reason: Reason::ForeignKey, message: "it points at a row that does not exist here".into() };
                     let at = self.home(&child, &child_key)?.unwrap_or_else(|| at.clone());
                     self.take_off_table(&at, &child, &child_key, &clash, out)?;
@@ -380,10 +407,7 @@ impl Tx<'_> {
         }
         for child in registry.all().into_iter().filter(|c| c.present) {
             for f in child.def.foreign_keys.iter().filter(|f| f.table.eq_ignore_ascii_case(&t.def.name)) {
-                let referenced = t.def.referenced_columns(f);
-                let Some(wanted) = referenced.iter().map(|c| value_of(t, &row, c)).collect::<Option<Vec<_>>>() else { continue };
-                let terms: Vec<String> = f.columns.iter().enumerate().map(|(i, c)| format!("{} = ?{}", quote(c), i + 1)).collect();
-                for key in self.keys_where(scope, &child, &terms, &wanted)? {
+                for key in self.children(scope, t, &row, &child, f)? {
                     let mut orphan = self.load_complete(scope, &child, &key)?;
                     orphan.kind = Kind::Shown;
                     // Another row may bear the value that the child points at.
@@ -396,7 +420,15 @@ impl Tx<'_> {
         Ok(out)
     }
 
-    fn lacks_parent(&self, scope: &Scope, t: &Table, row: &RowRecord, f: &ForeignKey, parent: &Table) -> Result<bool> {
+    /// Lists the rows of a table that point at a row by one of its foreign keys.
+    pub fn children(&self, scope: &Scope, t: &Table, row: &RowRecord, child: &Table, f: &ForeignKey) -> Result<Vec<Key>> {
+        let referenced = t.def.referenced_columns(f);
+        let Some(wanted) = referenced.iter().map(|c| value_of(t, row, c)).collect::<Option<Vec<_>>>() else { return Ok(vec![]) };
+        let terms: Vec<String> = f.columns.iter().enumerate().map(|(i, c)| format!("{} = ?{}", quote(c), i + 1)).collect();
+        self.keys_where(scope, child, &terms, &wanted)
+    }
+
+    pub(crate) fn lacks_parent(&self, scope: &Scope, t: &Table, row: &RowRecord, f: &ForeignKey, parent: &Table) -> Result<bool> {
         let Some(wanted) = f.columns.iter().map(|c| value_of(t, row, c)).collect::<Option<Vec<_>>>() else { return Ok(false) };
         if wanted.contains(&Value::Null) {
             return Ok(false);
@@ -486,7 +518,7 @@ fn later<'a>(row: &RowRecord, scope: &'a Scope) -> (Stamp, &'a str) {
 }
 
 /// Returns a column's value, key columns included; `None` if it was never written.
-pub(crate) fn value_of(t: &Table, row: &RowRecord, column: &str) -> Option<Value> {
+pub fn value_of(t: &Table, row: &RowRecord, column: &str) -> Option<Value> {
     match t.key.iter().position(|k| k.eq_ignore_ascii_case(column)) {
         Some(i) => row.key.decode().ok()?.get(i).cloned(),
         None => row.state.cell(t.column(column)?).map(|c| c.value.clone()),

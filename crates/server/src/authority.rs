@@ -197,7 +197,9 @@ fn push_all(
                 _ => tried,
             }),
             (Some(push), _) if !role.may_write() && !planted::on("readers_write") => Some(refuse_all(tx, &scope, push, limits)?),
-            (Some(push), _) => Some(tx.savepoint(|tx| commit(tx, &scope, caller.device_id, asked.source, push, limits))?),
+            (Some(push), _) => {
+                Some(tx.savepoint(|tx| commit(tx, &scope, caller.device_id, asked.source, asked.cursor.map_or(Seq(0), |c| c.seq), push, limits))?)
+            }
         };
         out.push((scope, Pushed::Looked(receipt)));
     }

@@ -1,12 +1,14 @@
 //! What must hold: after every answer, and at the end of a history.
 
+use crate::fault::Fault;
 use crate::ledger::{Check, name};
 use crate::schema::{Kind, VARIANTS};
 use crate::site::Site;
 use crate::world::{CLOCK_TOLERANCE_MS, World};
 use std::collections::{BTreeMap, BTreeSet};
 use syncline_core::schema::quote;
-use syncline_core::{Cursor, Key, Value};
+use syncline_core::{Cursor, Extra, Key, Reason, Value, Vv};
+use syncline_replica::Conflict;
 use syncline_replica::bind::Bind;
 
 impl World {
@@ -116,6 +118,54 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Checks that a device lists exactly the rows of which it keeps concurrent, different values.
+    pub fn check_asked(&self, d: usize, listed: &[Conflict]) -> Check {
+        let site = &self.devices[d].site;
+        for ((number, key), raw) in site.mirror.rows.iter().filter(|r| r.1.kind == 0) {
+            let table = &VARIANTS[self.variant].tables[site.table(*number)?];
+            if !table.columns.iter().any(|c| c.1 == Kind::Asked) {
+                continue;
+            }
+            let state = site.mirror.decode(raw)?;
+            let differ = |e: &Extra| matches!(e, Extra::Ask(kept) if kept.iter().any(|x| x.value != kept[0].value));
+            let id = key.decode().map_err(|e| format!("ERROR decoding a key: {e}"))?;
+            let is_listed = listed.iter().any(|c| c.refusal.table == table.name && c.refusal.key.values().eq(id.iter()));
+            if state.extras.iter().any(|e| differ(&e.1)) != is_listed && !listed.iter().any(|c| c.state != "ask") {
+                return Err(format!("ASKED row {key:?} of {} at device {d} is listed: {is_listed}, {state:?}", table.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that what a device had pending of a row that may not be merged was not: `before` is what that row had seen.
+    pub fn check_apart(&self, d: usize, before: &[(i64, Key, Vv)]) -> Check {
+        let device = &self.devices[d];
+        for (number, key, seen) in before {
+            if device.site.mirror.rows.get(&(*number, key.clone())).is_none_or(|raw| raw.pending.is_none()) {
+                continue;
+            }
+            let state = device.site.mirror.state(*number, key)?;
+            for (writer, hlc) in state.ctx.entries().iter().filter(|e| seen.get(e.0) < e.1) {
+                if self.ledger.owner(*writer).is_some_and(|who| !device.kin.contains(&who)) {
+                    return Err(format!("APART: device {d} merged {writer:?} at {hlc:?} into row {key:?}, which waits"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where programs enforce foreign keys and nobody forgets a row, no child is left to a person for want of its parent.
+    pub fn check_families(&self, listed: &[Conflict]) -> Check {
+        let may_lack = [Fault::ForeignKey, Fault::Collect, Fault::Backup, Fault::Copy, Fault::ServerBackup, Fault::Rebuild, Fault::Bundles, Fault::Late];
+        if VARIANTS[self.variant].name != "policies" || self.faults.any(&may_lack) {
+            return Ok(());
+        }
+        match listed.iter().find(|c| c.refusal.reason == Reason::ForeignKey) {
+            Some(c) => Err(format!("FAMILY: {c:?}")),
+            None => Ok(()),
+        }
     }
 
     /// Checks the whole at the end: all are equal, nothing is missing, nothing is there twice.

@@ -94,13 +94,15 @@ fn a_thousand_idle_scopes_cost_less_than_a_kilobyte() {
     }
     let world = World::new();
     let ada = member(&world, "ada");
-    world.server_db().execute_batch(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+    world
+        .server_db()
+        .execute_batch(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
          INSERT INTO _syncline_scope(scope_id) SELECT 'list-' || i FROM n;
          INSERT INTO _syncline_member(scope_id, account, role, since_ms) SELECT scope_id, 'ada', 'writer', 1 FROM _syncline_scope WHERE scope_id GLOB 'list-*';
          INSERT INTO items(scope_id, id, list_id, title) SELECT scope_id, scope_id, scope_id, 'x' FROM _syncline_scope WHERE scope_id GLOB 'list-*';",
-    )
-    .unwrap();
+        )
+        .unwrap();
     for _ in 0..3 {
         ada.sync(0);
     }
