@@ -134,7 +134,7 @@ fn list(all: &[Conflict], out: Output) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Returns the reason in words, and what the server said of this row.
+/// Returns the reason in words, and what is known of this row.
 fn why(conflict: &Conflict) -> String {
     let reason = match conflict.refusal.reason {
         Reason::Version => "the row has changed at the server",
@@ -147,6 +147,7 @@ fn why(conflict: &Conflict) -> String {
         Reason::Rule => "a rule of the server's",
         Reason::Forbidden => "this device may not do that",
         Reason::TooLarge => "the row is too large",
+        Reason::Ask => "somebody must decide",
     };
     format!("{reason}: {}", conflict.refusal.message)
 }
@@ -210,5 +211,9 @@ fn show_one(conflict: &Conflict, out: Output) -> anyhow::Result<Exit> {
     let of = |row: &Option<BTreeMap<String, Value>>, name: &String| cell(row.as_ref().and_then(|row| row.get(name)), 200);
     let rows = names(conflict).into_iter().map(|name| [name.clone(), of(&conflict.base, name), of(&conflict.local, name), of(&conflict.remote, name)]);
     out.table(["column", "before", "here", "server"], rows)?;
+    for (name, values) in conflict.values.iter().filter(|(_, values)| values.len() > 2) {
+        let all: Vec<String> = values.iter().map(|value| cell(Some(value), 60)).collect();
+        out.line(format!("{}: {}", plain(name), plain(&all.join(" | "))))?;
+    }
     Ok(Exit::Done)
 }

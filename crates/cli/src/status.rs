@@ -46,6 +46,9 @@ fn lines(status: &Status, now: i64) -> Vec<String> {
     if status.parked > 0 {
         add("parked", format!("{} refused by the server: `syncline conflicts`", count(status.parked, "row")));
     }
+    if status.asked > 0 {
+        add("asked", format!("{} with several values at once: `syncline conflicts`", count(status.asked, "row")));
+    }
     if status.shelved > 0 {
         add("shelved", format!("{} kept out of the table by another row: `syncline conflicts`", count(status.shelved, "row")));
     }

@@ -84,6 +84,8 @@ pub struct Status {
     pub parked: u64,
     /// Rows that a constraint keeps out of their table for now.
     pub shelved: u64,
+    /// Rows of which concurrent values are kept until somebody decides.
+    pub asked: u64,
     /// Writes captured and not absorbed yet; each row may have several.
     pub captured: u64,
     /// When the oldest unconfirmed row was written.
@@ -147,6 +149,7 @@ fn read_status(conn: &Connection, syncing: bool, now_ms: i64) -> Result<Status, 
         pending: count("SELECT count(*) FROM _syncline_row INDEXED BY _syncline_row_pending WHERE pend IS NOT NULL")?,
         parked: count("SELECT count(*) FROM _syncline_parked")?,
         shelved: count("SELECT count(*) FROM _syncline_shelved")?,
+        asked: count("SELECT count(*) FROM _syncline_asked")?,
         captured: count("SELECT count(*) FROM _syncline_log")?,
         oldest_pending_at: None,
         last_synced_at: meta(conn, "last_synced_at")?,
@@ -193,7 +196,7 @@ fn upload(conn: &Connection, syncing: bool) -> Result<Option<UploadProgress>, Er
 fn derive(status: &Status, syncing: bool, now_ms: i64) -> State {
     let waiting = status.pending + status.captured > 0;
     match (&status.last_error, status.last_synced_at) {
-        _ if status.parked + status.shelved > 0 => State::NeedsAttention,
+        _ if status.parked + status.shelved + status.asked > 0 => State::NeedsAttention,
         (Some(e), _) if is_for_somebody(&e.code) => State::NeedsAttention,
         _ if status.migrating => State::NeedsAttention,
         _ if syncing => State::Syncing,

@@ -424,7 +424,7 @@ impl Inner {
     }
 
     fn waits_for_decision(&self) -> bool {
-        let sql = "SELECT EXISTS (SELECT 1 FROM _syncline_parked) OR EXISTS (SELECT 1 FROM _syncline_shelved)";
+        let sql = "SELECT EXISTS (SELECT 1 FROM _syncline_parked) OR EXISTS (SELECT 1 FROM _syncline_shelved) OR EXISTS (SELECT 1 FROM _syncline_asked)";
         self.read(|conn| Ok(conn.query_row(sql, [], |r| r.get::<_, bool>(0)).unwrap_or(false))).unwrap_or(false)
     }
 

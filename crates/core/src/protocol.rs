@@ -218,6 +218,8 @@ pub enum Reason {
     Rule,
     Forbidden,
     TooLarge,
+    /// No refusal: concurrent values of an `ask` column wait for a decision. Only devices say it.
+    Ask,
 }
 
 impl Reason {
@@ -234,6 +236,7 @@ impl Reason {
             Reason::Rule => "rule",
             Reason::Forbidden => "forbidden",
             Reason::TooLarge => "too_large",
+            Reason::Ask => "ask",
         }
     }
     /// Reads the word.

@@ -185,6 +185,11 @@ impl RowState {
         self.live = vec![Dot { stamp, births }];
         self.ctx.see(stamp);
     }
+    /// Brings a deleted row back as it is: a write of no column. It counts as a birth of its own, beside those that the row had.
+    pub fn revive(&mut self, stamp: Stamp) {
+        self.live = vec![Dot { stamp, births: vec![stamp] }];
+        self.ctx.see(stamp);
+    }
     /// Writes a column; its stamp must be in the context already or be noted by `insert` or `edit`.
     pub fn write(&mut self, c: usize, stamp: Stamp, value: Value) {
         self.set_cell(c, Some(Cell { stamp, value }));

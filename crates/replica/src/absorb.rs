@@ -119,7 +119,7 @@ impl Tx<'_> {
     }
 
     /// Returns by how many ms captured wall times are to be shifted, as the last sync measured.
-    fn clock_shift(&self) -> Result<i64> {
+    pub(crate) fn clock_shift(&self) -> Result<i64> {
         Ok(self.meta::<i64>("clock_shift_ms")?.unwrap_or(0))
     }
 

@@ -18,11 +18,11 @@ impl Table {
 }
 
 impl Tx<'_> {
-    /// Keeps what a confirmed row was before its first pending edit.
+    /// Keeps what a confirmed row was before its first pending edit, or what its `ask` columns were before their last write.
     pub(crate) fn keep_base(&mut self, scope: &Scope, t: &Table, key: &Key, version: Seq, row: &RowObject) -> Result<()> {
         let json = serde_json::to_vec(row).unwrap_or_default();
         self.conn
-            .prepare_cached("INSERT OR IGNORE INTO _syncline_base(scope, tbl, key, version, row) VALUES(?1, ?2, ?3, ?4, ?5)")
+            .prepare_cached("INSERT OR REPLACE INTO _syncline_base(scope, tbl, key, version, row) VALUES(?1, ?2, ?3, ?4, ?5)")
             .and_then(|mut q| q.execute(params![scope.n, t.n, key.0, version.0 as i64, json]))
             .doing("keeping what a row was")?;
         Ok(())
@@ -37,12 +37,18 @@ impl Tx<'_> {
         Ok(json.and_then(|j| serde_json::from_slice(&j).ok()))
     }
     /// Forgets what rows were that are not pending any more.
-    pub(crate) fn forget_bases(&self) -> Result<()> {
+    pub(crate) fn forget_bases(&mut self) -> Result<()> {
+        // What `ask` columns were is wanted as long as somebody may turn out to have written them at the same time. Table
+        // numbers are our own: they need no binding.
+        let asks: Vec<String> = self.registry()?.all().iter().filter(|t| t.asks()).map(|t| t.n.to_string()).collect();
+        let sql = format!(
+            "DELETE FROM _syncline_base WHERE NOT EXISTS (SELECT 1 FROM _syncline_row r
+               WHERE r.scope = _syncline_base.scope AND r.tbl = _syncline_base.tbl AND r.key = _syncline_base.key
+                 AND (r.pend IS NOT NULL OR r.kind = 0 AND r.tbl IN ({})))",
+            asks.join(", ")
+        );
         self.conn
-            .prepare_cached(
-                "DELETE FROM _syncline_base WHERE NOT EXISTS (SELECT 1 FROM _syncline_row r
-                   WHERE r.scope = _syncline_base.scope AND r.tbl = _syncline_base.tbl AND r.key = _syncline_base.key AND r.pend IS NOT NULL)",
-            )
+            .prepare_cached(&sql)
             .and_then(|mut q| q.execute([]))
             .doing("forgetting what rows were")?;
         Ok(())

@@ -153,6 +153,7 @@ impl Tx<'_> {
             row.created = x.created;
         }
         changed.union(&settle_pending(&mut row, &x, t));
+        self.keep_prior(scope, t, &x.key, &before, &row)?;
         let parked = !changed.is_empty() && self.unpark(scope, t, &x.key)?;
         if !changed.is_empty() || parked {
             self.touch(scope, &mut row)?;

@@ -23,7 +23,7 @@ pub struct Conflict {
     pub id: String,
     /// Of which scope.
     pub scope_id: String,
-    /// `parked` or `shelved`.
+    /// `parked`, `shelved` or `ask`.
     pub state: String,
     /// The structured refusal; of a shelved row, the same fields as this device knows them.
     #[serde(flatten)]
@@ -32,10 +32,13 @@ pub struct Conflict {
     pub since: i64,
     /// The last confirmed row, where this device still has it.
     pub base: Option<BTreeMap<String, Value>>,
-    /// The row here.
+    /// The row here; of a row that asks, with this device's own values.
     pub local: Option<BTreeMap<String, Value>>,
-    /// The row at the authority, as it said.
+    /// The row at the authority, as it said; of a row that asks, the latest of the others' values.
     pub remote: Option<BTreeMap<String, Value>>,
+    /// Of a row that asks: all values by column, the earliest first.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, Vec<Value>>,
 }
 
 /// What settles a conflict.
@@ -52,12 +55,17 @@ pub enum Resolution {
 impl Tx<'_> {
     /// Lists what waits for a decision, oldest first.
     pub fn conflicts(&mut self) -> Result<Vec<Conflict>> {
+        self.conflicts_up_to(i64::MAX as usize)
+    }
+
+    /// The same, of each kind at most `limit`.
+    pub(crate) fn conflicts_up_to(&mut self, limit: usize) -> Result<Vec<Conflict>> {
         let mut out = Vec::new();
         for state in ["parked", "shelved"] {
             let found: Vec<(i64, i64, Vec<u8>, String, String, i64)> = {
-                let sql = format!("SELECT scope, tbl, key, reason, message, since FROM _syncline_{state} ORDER BY since, tbl, key");
+                let sql = format!("SELECT scope, tbl, key, reason, message, since FROM _syncline_{state} ORDER BY since, tbl, key LIMIT ?1");
                 let mut q = self.conn.prepare(&sql).doing("listing conflicts")?;
-                q.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?)))
+                q.query_map([limit as i64], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?)))
                     .and_then(Iterator::collect)
                     .doing("listing conflicts")?
             };
@@ -93,12 +101,15 @@ impl Tx<'_> {
                     state: state.into(),
                     refusal,
                     since,
-                    base: self.base(&scope, &t, &key)?,
+                    base: if row.pend.is_some() { self.base(&scope, &t, &key)? } else { None },
                     local,
                     remote,
+                    values: BTreeMap::new(),
                 });
             }
         }
+        out.extend(self.asked(limit)?);
+        out.sort_by_key(|c| c.since);
         Ok(out)
     }
 
@@ -117,6 +128,9 @@ impl Tx<'_> {
     /// Settles a conflict. The caller has absorbed; on an error nothing has changed.
     pub fn resolve(&mut self, id: &str, how: &Resolution) -> Result<()> {
         let (scope, t, key, conflict) = self.find_conflict(id)?;
+        if conflict.state == "ask" {
+            return self.resolve_asked(&scope, &t, &key, how);
+        }
         if self.apart(&scope, &t, &key)?.is_some() {
             return self.resolve_apart(&scope, &t, &key, &conflict, how);
         }
@@ -217,7 +231,7 @@ impl Tx<'_> {
     }
 
     /// Writes columns of a row into its table as the app would; a row that is not there is inserted with the local values.
-    fn write_row(&mut self, scope: &Scope, t: &Table, row: &RowRecord, values: &BTreeMap<String, Value>, key_allowed: bool) -> Result<()> {
+    pub(crate) fn write_row(&mut self, scope: &Scope, t: &Table, row: &RowRecord, values: &BTreeMap<String, Value>, key_allowed: bool) -> Result<()> {
         let mut columns: Vec<(usize, Value)> = Vec::new();
         for (name, value) in values {
             if t.key.iter().any(|k| k.eq_ignore_ascii_case(name)) {
@@ -260,9 +274,8 @@ impl Tx<'_> {
 
     /// Deletes a shelved row of this device: a fresh write, as any deletion.
     fn end_shelved(&mut self, scope: &Scope, t: &Table, mut row: RowRecord) -> Result<()> {
-        let writer = self.writer()?;
-        let now = syncline_core::Hlc::from_ms(self.env.now_ms);
-        row.state.delete(syncline_core::Stamp { hlc: now.max(row.state.next_hlc()), writer }, &t.policies);
+        let stamp = self.fresh_stamp(&row.state)?;
+        row.state.delete(stamp, &t.policies);
         self.unshelve_note(scope, t, &row.key)?;
         self.note_local(scope, t, &mut row, &syncline_core::ColSet::liveness(), false, Seq(0))
     }
@@ -331,7 +344,7 @@ pub fn operation(row: &RowRecord) -> &'static str {
     }
 }
 
-fn conflict_id(scope: &Scope, t: &Table, key: &Key) -> String {
+pub(crate) fn conflict_id(scope: &Scope, t: &Table, key: &Key) -> String {
     let chain = syncline_core::digest::chain_of(&[scope.id.0.as_bytes(), t.def.name.as_bytes(), &key.0]);
     syncline_core::hex(&chain.0[..8])
 }

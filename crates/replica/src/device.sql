@@ -17,12 +17,19 @@ CREATE TABLE _syncline_checkpoint(scope INTEGER NOT NULL, seq INTEGER NOT NULL, 
 -- Pages of a delta that is not complete yet, as they came.
 CREATE TABLE _syncline_stage(scope INTEGER NOT NULL, n INTEGER NOT NULL, page BLOB NOT NULL, PRIMARY KEY(scope, n));
 
--- What confirmed rows were before the edits that are pending, as JSON, where a person or an app may ask; and what the authority
+-- What confirmed rows were before the edits that are pending, and what `ask` columns were before their last write, as JSON; and what the authority
 -- has beside a pending row of a table that rejects, framed as in a delta.
 CREATE TABLE _syncline_base(
   scope INTEGER NOT NULL, tbl INTEGER NOT NULL, key BLOB NOT NULL, version INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY(scope, tbl, key)) WITHOUT ROWID;
 CREATE TABLE _syncline_apart(
   scope INTEGER NOT NULL, tbl INTEGER NOT NULL, key BLOB NOT NULL, partial INTEGER NOT NULL, remote BLOB NOT NULL, PRIMARY KEY(scope, tbl, key)) WITHOUT ROWID;
+
+-- Rows with an `ask` column of which concurrent, different values are kept.
+CREATE TABLE _syncline_asked(
+  scope INTEGER NOT NULL, tbl INTEGER NOT NULL, key BLOB NOT NULL, since INTEGER NOT NULL, PRIMARY KEY(scope, tbl, key)) WITHOUT ROWID;
+
+-- What waits for a decision, one line per column that differs, as the view shows it: the oldest 1,000 rows.
+CREATE TABLE _syncline_inbox(id TEXT NOT NULL, tbl TEXT NOT NULL, key TEXT NOT NULL, col TEXT, base, local, remote, reason TEXT NOT NULL, since INTEGER NOT NULL);
 
 -- The ring of sync events.
 CREATE TABLE _syncline_event(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, event TEXT NOT NULL);

@@ -7,6 +7,7 @@
 pub mod absorb;
 pub mod apart;
 pub mod apply;
+pub mod ask;
 mod behind;
 pub mod bind;
 pub mod capture;
@@ -15,6 +16,8 @@ pub mod config;
 pub mod conflicts;
 pub mod error;
 pub mod exchange;
+pub mod family;
+pub mod inbox;
 pub mod journal;
 pub mod open;
 pub mod policies;

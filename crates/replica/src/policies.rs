@@ -70,6 +70,10 @@ impl Tx<'_> {
             let mut q = self.conn.prepare("SELECT scope, key FROM _syncline_row WHERE tbl = ?1").doing("reading rows")?;
             q.query_map([table], |r| Ok((r.get(0)?, r.get(1)?))).and_then(Iterator::collect).doing("reading rows")?
         };
+        if self.role == Role::Device && !t.asks() {
+            self.cache.inbox_stale = true;
+            self.conn.execute("DELETE FROM _syncline_asked WHERE tbl = ?1", [table]).doing("forgetting what was asked")?;
+        }
         if rows.is_empty() {
             return Ok(());
         }

@@ -177,10 +177,10 @@ impl Tx<'_> {
         Ok(bytes)
     }
 
-    /// Whether a row is pending and unknown to the authority.
+    /// Whether a row is pending: the authority may not have it, or have buried it.
     fn is_offered(&self, scope: &Scope, t: &Table, key: &Key) -> Result<bool> {
         self.conn
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM _syncline_row WHERE scope = ?1 AND tbl = ?2 AND key = ?3 AND pend IS NOT NULL AND version = 0)")
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM _syncline_row WHERE scope = ?1 AND tbl = ?2 AND key = ?3 AND pend IS NOT NULL AND kind <> 1)")
             .and_then(|mut q| q.query_row(params![scope.n, t.n, key.0], |r| r.get(0)))
             .doing("reading what is pending")
     }
@@ -417,6 +417,7 @@ impl Tx<'_> {
         };
         let whole: Vec<(i64, Key)> = beyond;
         self.offer_whole(scope, &whole)?;
+        self.cache.inbox_stale = true;
         self.conn.execute("DELETE FROM _syncline_parked WHERE scope = ?1", [scope.n]).doing("going back")?;
         self.conn.execute("DELETE FROM _syncline_attempt WHERE scope = ?1", [scope.n]).doing("going back")?;
         self.conn.execute("DELETE FROM _syncline_checkpoint WHERE scope = ?1 AND seq > ?2", params![scope.n, common.0 as i64]).doing("going back")?;

@@ -101,6 +101,10 @@ impl ColSeqs {
         }
         mask
     }
+    /// Lists the sequence numbers of all changes that it tells apart.
+    pub fn all(&self) -> impl Iterator<Item = Seq> + '_ {
+        self.groups.iter().map(|g| g.0).chain([self.born])
+    }
     /// Returns the stored form; `None` if all of it changed at `seq`.
     pub fn encode(&self, seq: Seq) -> Option<Vec<u8>> {
         if self.groups.is_empty() || (self.born == seq && self.groups.iter().all(|g| g.0 == seq)) {
@@ -308,7 +312,10 @@ impl Tx<'_> {
             })
             .doing("saving a row's state")?;
         record.is_new = false;
-        Ok(())
+        if self.cache.waiting == Some(true) {
+            self.cache.inbox_stale = true;
+        }
+        self.note_asked(scope, table, record)
     }
 
     /// Forgets a row altogether.
@@ -318,6 +325,6 @@ impl Tx<'_> {
             .prepare_cached("DELETE FROM _syncline_row WHERE scope = ?1 AND tbl = ?2 AND key = ?3")
             .and_then(|mut q| q.execute(params![scope.n, table.n, record.key.0]))
             .doing("forgetting a row")?;
-        Ok(())
+        if table.asks() { self.forget_asked(scope, table, &record.key) } else { Ok(()) }
     }
 }

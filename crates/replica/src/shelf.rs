@@ -23,7 +23,7 @@ const SETTLE_ROUNDS: usize = 8;
 impl Tx<'_> {
     /// Notes a row as shelved.
     pub(crate) fn shelve_note(&mut self, scope: &Scope, t: &Table, key: &Key, clash: &Clash) -> Result<()> {
-        self.cache.waiting = Some(true);
+        (self.cache.waiting, self.cache.inbox_stale) = (Some(true), true);
         self.conn
             .prepare_cached(
                 "INSERT INTO _syncline_shelved(scope, tbl, key, reason, message, since) VALUES(?1, ?2, ?3, ?4, ?5, ?6)
@@ -38,6 +38,7 @@ impl Tx<'_> {
         if !self.is_anything_waiting()? {
             return Ok(());
         }
+        self.cache.inbox_stale = true;
         self.conn
             .prepare_cached("DELETE FROM _syncline_shelved WHERE scope = ?1 AND tbl = ?2 AND key = ?3")
             .and_then(|mut q| q.execute(params![scope.n, t.n, key.0]))
@@ -46,7 +47,7 @@ impl Tx<'_> {
     }
     /// Parks a row: it is not offered again until it, or what it waits for, changes.
     pub fn park(&mut self, scope: &Scope, t: &Table, key: &Key, refusal: &Refusal) -> Result<()> {
-        self.cache.waiting = Some(true);
+        (self.cache.waiting, self.cache.inbox_stale) = (Some(true), true);
         let json = serde_json::to_vec(refusal).unwrap_or_default();
         self.conn
             .prepare_cached(
@@ -89,6 +90,7 @@ impl Tx<'_> {
     }
     /// Forgets the values that a key collision put aside, once they are decided.
     pub(crate) fn forget_collided(&mut self, scope: &Scope, t: &Table, key: &Key) -> Result<()> {
+        self.cache.inbox_stale = true;
         self.conn
             .execute("DELETE FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3", params![scope.n, t.n, key.0])
             .doing("settling a key collision")?;
@@ -99,6 +101,7 @@ impl Tx<'_> {
         if !self.is_anything_waiting()? {
             return Ok(false);
         }
+        self.cache.inbox_stale = true;
         self.conn
             .prepare_cached("DELETE FROM _syncline_parked WHERE scope = ?1 AND tbl = ?2 AND key = ?3 AND local IS NULL")
             .and_then(|mut q| q.execute(params![scope.n, t.n, key.0]))
@@ -132,7 +135,9 @@ impl Tx<'_> {
             let registry = self.registry()?;
             let t = registry.get(table)?;
             let parents = t.def.foreign_keys.iter().filter_map(|f| registry.find(&f.table)).any(|p| touched.contains(&p.n));
-            let waits = if reason == Reason::ForeignKey.word() { parents || touched.contains(&table) } else { touched.contains(&table) };
+            // A deletion waits for the rows that still point at it.
+            let children = registry.all().iter().any(|c| touched.contains(&c.n) && c.def.foreign_keys.iter().any(|f| f.table.eq_ignore_ascii_case(&t.def.name)));
+            let waits = if reason == Reason::ForeignKey.word() { parents || children || touched.contains(&table) } else { touched.contains(&table) };
             if waits {
                 self.unpark_and_touch(scope, &t, &Key(key))?;
             }
@@ -169,6 +174,11 @@ impl Tx<'_> {
             let mut moved = !shown.is_empty();
             while let Some((t, key)) = check.pop() {
                 for (child, child_key) in self.orphans_of(scope, &t, &key)? {
+                    if let Some(more) = self.settle_orphan(scope, &child, &child_key, out)? {
+                        check.extend(more);
+                        moved = true;
+                        continue;
+                    }
                     let clash = Clash { reason: Reason::ForeignKey, message: "it points at a row that does not exist here".into() };
                     self.take_off_table(scope, &child, &child_key, &clash, out)?;
                     orphaned.insert((child.n, child_key.clone()));
@@ -318,10 +328,7 @@ impl Tx<'_> {
         }
         for child in registry.all().into_iter().filter(|c| c.present) {
             for f in child.def.foreign_keys.iter().filter(|f| f.table.eq_ignore_ascii_case(&t.def.name)) {
-                let referenced = t.def.referenced_columns(f);
-                let Some(wanted) = referenced.iter().map(|c| value_of(t, &row, c)).collect::<Option<Vec<_>>>() else { continue };
-                let terms: Vec<String> = f.columns.iter().enumerate().map(|(i, c)| format!("{} = ?{}", quote(c), i + 1)).collect();
-                for key in self.keys_where(scope, &child, &terms, &wanted)? {
+                for key in self.children(scope, t, &row, &child, f)? {
                     let mut orphan = self.load_complete(scope, &child, &key)?;
                     orphan.kind = Kind::Shown;
                     // Another row may bear the value that the child points at.
@@ -334,7 +341,15 @@ impl Tx<'_> {
         Ok(out)
     }
 
-    fn lacks_parent(&self, scope: &Scope, t: &Table, row: &RowRecord, f: &ForeignKey, parent: &Table) -> Result<bool> {
+    /// Lists the rows of a table that point at a row by one of its foreign keys.
+    pub fn children(&self, scope: &Scope, t: &Table, row: &RowRecord, child: &Table, f: &ForeignKey) -> Result<Vec<Key>> {
+        let referenced = t.def.referenced_columns(f);
+        let Some(wanted) = referenced.iter().map(|c| value_of(t, row, c)).collect::<Option<Vec<_>>>() else { return Ok(vec![]) };
+        let terms: Vec<String> = f.columns.iter().enumerate().map(|(i, c)| format!("{} = ?{}", quote(c), i + 1)).collect();
+        self.keys_where(scope, child, &terms, &wanted)
+    }
+
+    pub(crate) fn lacks_parent(&self, scope: &Scope, t: &Table, row: &RowRecord, f: &ForeignKey, parent: &Table) -> Result<bool> {
         let Some(wanted) = f.columns.iter().map(|c| value_of(t, row, c)).collect::<Option<Vec<_>>>() else { return Ok(false) };
         if wanted.contains(&Value::Null) {
             return Ok(false);
@@ -419,7 +434,7 @@ fn precedence(row: &RowRecord, table: i64) -> (bool, syncline_core::Stamp, i64, 
 }
 
 /// Returns a column's value, key columns included; `None` if it was never written.
-pub(crate) fn value_of(t: &Table, row: &RowRecord, column: &str) -> Option<Value> {
+pub fn value_of(t: &Table, row: &RowRecord, column: &str) -> Option<Value> {
     match t.key.iter().position(|k| k.eq_ignore_ascii_case(column)) {
         Some(i) => row.key.decode().ok()?.get(i).cloned(),
         None => row.state.cell(t.column(column)?).map(|c| c.value.clone()),

@@ -65,6 +65,8 @@ pub(crate) struct Cache {
     pub heads: HashMap<i64, (Seq, bool)>,
     /// Whether this transaction sees any parked or shelved row: nearly always not, and then nothing needs to be looked up per row.
     pub waiting: Option<bool>,
+    /// Whether the list that `syncline_conflicts` shows must be made anew.
+    pub inbox_stale: bool,
     /// Definitions of the app's triggers that this transaction has put aside.
     pub suspended: Vec<String>,
 }
@@ -77,6 +79,7 @@ impl Cache {
     fn begin(&mut self) {
         self.heads.clear();
         self.waiting = None;
+        self.inbox_stale = false;
     }
 }
 
@@ -113,6 +116,7 @@ impl Replica {
         self.cache.begin();
         let mut tx = Tx { conn: &self.conn, env, role: self.role, cache: &mut self.cache };
         let done = work(&mut tx).and_then(|value| {
+            tx.refresh_inbox()?;
             tx.flush()?;
             self.conn.execute_batch("COMMIT").doing("committing")?;
             Ok(value)
@@ -186,7 +190,8 @@ impl Tx<'_> {
             return Ok(writer);
         }
         let writer = if syncline_core::planted::on("writer_continued") { WriterId([7; 16]) } else { self.env.id(WriterId::from_random) };
-        self.writer_number(writer)?;
+        let n = self.writer_number(writer)?;
+        self.conn.execute("UPDATE _syncline_writer SET mine = 1 WHERE n = ?1", [n]).doing("noting a writer")?;
         self.cache.writer = Some(writer);
         Ok(writer)
     }

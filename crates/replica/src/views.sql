@@ -20,29 +20,32 @@ SELECT scope_id, 'admin', (SELECT max(seq) FROM _syncline_checkpoint c WHERE c.s
 FROM _syncline_scope s;
 
 -- The state is derived as `Database::status` derives it, but for `syncing`, which is a lock and no fact of the file. Times are in ms.
-CREATE VIEW syncline_status(state, pending, parked, shelved, captured, oldest_pending_at, last_synced_at, next_retry_at, last_error_code, last_error) AS
+CREATE VIEW syncline_status(state, pending, parked, shelved, asked, captured, oldest_pending_at, last_synced_at, next_retry_at, last_error_code, last_error) AS
 SELECT
   CASE
-    WHEN parked + shelved > 0 OR for_somebody THEN 'needs_attention'
+    WHEN parked + shelved + asked > 0 OR for_somebody THEN 'needs_attention'
     WHEN code IS NOT NULL THEN 'offline'
     WHEN synced IS NULL OR now - synced > 3600000 THEN 'stale'
     WHEN pending + captured > 0 AND now - oldest > 3600000 THEN 'stale'
     WHEN pending + captured > 0 THEN 'local_changes_pending'
     ELSE 'synced'
   END,
-  pending, parked, shelved, captured, CASE WHEN pending + captured > 0 THEN oldest END, synced, retry, code, message
+  pending, parked, shelved, asked, captured, CASE WHEN pending + captured > 0 THEN oldest END, synced, retry, code, message
 FROM (
   SELECT *, code IN ('no_key', 'unauthorized', 'device_revoked', 'forbidden', 'upgrade_required', 'quota_exceeded', 'schema_behind', 'damaged', 'format',
     'bad_url', 'disk_full', 'storage_full', 'protocol', 'internal', 'refused', 'bad_request', 'too_large', 'migrating') AS for_somebody
   FROM (
     SELECT (SELECT count(*) FROM _syncline_row WHERE pend IS NOT NULL) AS pending, (SELECT count(*) FROM _syncline_parked) AS parked,
-      (SELECT count(*) FROM _syncline_shelved) AS shelved, (SELECT count(*) FROM _syncline_log) AS captured,
+      (SELECT count(*) FROM _syncline_shelved) AS shelved, (SELECT count(*) FROM _syncline_asked) AS asked, (SELECT count(*) FROM _syncline_log) AS captured,
       coalesce(min((SELECT value FROM _syncline_meta WHERE name = 'oldest_pending_at'), (SELECT min(at) FROM _syncline_log)),
         (SELECT value FROM _syncline_meta WHERE name = 'oldest_pending_at'), (SELECT min(at) FROM _syncline_log)) AS oldest,
       (SELECT value FROM _syncline_meta WHERE name = 'last_synced_at') AS synced, (SELECT value FROM _syncline_meta WHERE name = 'next_retry_at') AS retry,
       (SELECT json_extract(value, '$.code') FROM _syncline_meta WHERE name = 'last_error') AS code,
       (SELECT json_extract(value, '$.message') FROM _syncline_meta WHERE name = 'last_error') AS message,
       CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) AS now));
+
+CREATE VIEW syncline_conflicts(id, tbl, key, col, base, local, remote, reason, since) AS
+SELECT id, tbl, key, col, base, local, remote, reason, since FROM _syncline_inbox;
 
 CREATE VIEW syncline_journal(id, tbl, key, col, lost_value, lost_by, won_value, at, expires_at) AS
 SELECT lower(hex(j.id)), t.name, hex(j.key), j.col, j.lost, lower(hex(j.lost_writer)), j.won, j.at, j.at + 2592000000

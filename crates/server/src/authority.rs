@@ -100,7 +100,7 @@ pub fn write_request(tx: &mut Tx, caller: &Caller, request: &SyncRequest, histor
             continue;
         }
         let receipt = match &asked.push {
-            Some(push) => Some(tx.savepoint(|tx| commit(tx, &scope, caller.device_id, asked.source, push, limits))?),
+            Some(push) => Some(tx.savepoint(|tx| commit(tx, &scope, caller.device_id, asked.source, asked.cursor.map_or(Seq(0), |c| c.seq), push, limits))?),
             None => None,
         };
         if let Some(receipt) = &receipt {

@@ -8,10 +8,12 @@ use crate::api_error::ApiError;
 use crate::bundle::{self, Here, Synced, Translated, check_limits, translate};
 use rusqlite::{OptionalExtension, params};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use syncline_core::digest::{chain_of, first_chain};
-use syncline_core::schema::Action;
+use syncline_core::schema::{Action, ForeignKey};
 use syncline_core::{Acked, BundleId, Chain, ColSet, DeviceId, Key, Limits, Nonce, Outcome, Push, Reason, RowState, Seq, SourceId, planted};
-use syncline_replica::{Absorbed, Clash, Doing, Error, Kind, RowRecord, Scope, Table, Tx, number};
+use syncline_replica::shelf::value_of;
+use syncline_replica::{Absorbed, Clash, Doing, Error, Incoming, Kind, RowRecord, Scope, Table, Tx, number};
 
 /// A push that was looked at. An answer can be built from nothing else.
 #[must_use]
@@ -27,8 +29,8 @@ pub struct Receipt {
 /// How often the second pass may find new offenders before it calls all that remain offenders.
 const PASSES_MAX: usize = 24;
 
-/// Looks at a push and commits it if it can stand.
-pub fn commit(tx: &mut Tx, scope: &Scope, device: DeviceId, source: SourceId, push: &Push, limits: &Limits) -> Result<Receipt, ApiError> {
+/// Looks at a push and commits it if it can stand. `seen` is how far the device has applied.
+pub fn commit(tx: &mut Tx, scope: &Scope, device: DeviceId, source: SourceId, seen: Seq, push: &Push, limits: &Limits) -> Result<Receipt, ApiError> {
     let nothing = |outcome| Receipt { outcome, fresh: None, moved: vec![] };
     let known: Option<(i64, i64)> = tx
         .conn
@@ -64,6 +66,10 @@ pub fn commit(tx: &mut Tx, scope: &Scope, device: DeviceId, source: SourceId, pu
     let stale = stale(tx, scope, &rows, limits)?;
     if stale.total > 0 {
         return Ok(nothing(rejected(tx, scope, stale)?));
+    }
+    let torn = unseen_children(tx, scope, &rows, seen, source, limits)?;
+    if torn.total > 0 {
+        return Ok(nothing(rejected(tx, scope, torn)?));
     }
     let incomplete = incomplete(tx, scope, &rows)?;
     if !incomplete.is_empty() {
@@ -282,6 +288,72 @@ fn stale(tx: &mut Tx, scope: &Scope, rows: &[Pushed], limits: &Limits) -> Result
         }
     }
     Ok(out)
+}
+
+/// Refuses deletions whose foreign-key actions would reach rows that the device had not seen when it sent them: the device hears of
+/// those in the same answer, and brings the parent back or lets them go with it, as its table says.
+fn unseen_children(tx: &mut Tx, scope: &Scope, rows: &[Pushed], seen: Seq, source: SourceId, limits: &Limits) -> Result<Refusals, Error> {
+    let mut out = Refusals::new(limits);
+    if seen >= tx.head(scope.n)? || planted::on("cascades_reach_the_unseen") {
+        return Ok(out);
+    }
+    let registry = tx.registry()?;
+    for row in rows.iter().filter(|r| r.incoming.state.is_dead()) {
+        let acting = |c: &Arc<Table>| -> Vec<ForeignKey> {
+            let points = |f: &&ForeignKey| f.on_delete != Action::None && f.table.eq_ignore_ascii_case(&row.table.def.name);
+            c.def.foreign_keys.iter().filter(points).cloned().collect()
+        };
+        let children: Vec<(Arc<Table>, Vec<ForeignKey>)> =
+            registry.all().into_iter().filter(|c| c.present).map(|c| (c.clone(), acting(&c))).filter(|c| !c.1.is_empty()).collect();
+        if children.is_empty() {
+            continue;
+        }
+        let here = tx.load_complete(scope, &row.table, &row.incoming.key)?;
+        if !here.is_shown() || !merged(&here, &row.incoming, &row.table).is_dead() {
+            continue;
+        }
+        'children: for (child, keys) in &children {
+            for f in keys {
+                for key in tx.children(scope, &row.table, &here, child, f)? {
+                    let theirs = tx.load_complete(scope, child, &key)?;
+                    // What this bundle itself takes away is in nobody's way.
+                    let sent = rows.iter().find(|r| r.table.n == child.n && r.incoming.key == key);
+                    let stays = sent.is_none_or(|s| {
+                        let mut after = theirs.clone();
+                        after.state = merged(&theirs, &s.incoming, child);
+                        !after.state.is_dead() && f.columns.iter().all(|c| value_of(child, &after, c) == value_of(child, &theirs, c))
+                    });
+                    if stays && is_unseen(tx, scope, &theirs, seen, source)? {
+                        let message = format!("another device has written a row of table `{}` below it meanwhile", child.def.name);
+                        out.add(row, Reason::ForeignKey, message);
+                        break 'children;
+                    }
+                }
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn merged(here: &RowRecord, x: &Incoming, t: &Table) -> RowState {
+    let mut state = here.state.clone();
+    state.merge(&x.state, &x.mask, &t.policies);
+    state
+}
+
+/// Whether anything of a row came after `seen` from another source.
+fn is_unseen(tx: &Tx, scope: &Scope, row: &RowRecord, seen: Seq, source: SourceId) -> Result<bool, Error> {
+    let mut q = tx
+        .conn
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM _syncline_bundle WHERE scope = ?1 AND seq = ?2 AND source <> ?3)")
+        .doing("reading the bundle log")?;
+    for seq in row.col_seqs.all().chain([row.seq]).filter(|s| *s > seen) {
+        // The bundle being committed is not in the log yet, and is the device's own.
+        if q.query_row(params![scope.n, seq.0 as i64, &source.0[..]], |r| r.get::<_, bool>(0)).doing("reading the bundle log")? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Lists the rows of which the sender left columns out although they are not here, or only as gravestones.

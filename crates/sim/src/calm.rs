@@ -105,6 +105,7 @@ impl World {
     fn settle_conflicts(&mut self, d: usize, firmly: bool) -> Check<bool> {
         let found = self.conflicts(d)?;
         self.check_shelf(d)?;
+        self.check_asked(d, &found)?;
         for conflict in &found {
             self.resolve(d, conflict, firmly)?;
         }
@@ -134,6 +135,13 @@ impl World {
             let r = &conflict.refusal;
             format!("device {d}: {} {}{:?} ({} {}) is settled by {how:?}: {refused:?}", conflict.state, r.table, r.key, r.reason.word(), r.message)
         });
+        if let Ran::Done(()) = ran
+            && refused.is_none()
+            && conflict.state == "ask"
+            && self.conflicts(d)?.iter().any(|c| c.id == conflict.id && c.state == "ask")
+        {
+            return Err(format!("ASKED again: {:?} at device {d} after it was settled by {how:?}", conflict.refusal.key));
+        }
         if let Ran::Done(()) = ran
             && refused.is_some()
             && firmly

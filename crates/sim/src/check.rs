@@ -6,7 +6,8 @@ use crate::site::Site;
 use crate::world::{CLOCK_TOLERANCE_MS, World};
 use std::collections::{BTreeMap, BTreeSet};
 use syncline_core::schema::quote;
-use syncline_core::{Cursor, Key, Value};
+use syncline_core::{Cursor, Extra, Key, Value};
+use syncline_replica::Conflict;
 use syncline_replica::bind::Bind;
 
 impl World {
@@ -113,6 +114,25 @@ impl World {
             replica.conn().execute_batch("ROLLBACK").map_err(failed)?;
             if fits {
                 return Err(format!("SHELVED without need: row {key:?} of {} at device {d}", table.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that a device lists exactly the rows of which it keeps concurrent, different values.
+    pub fn check_asked(&self, d: usize, listed: &[Conflict]) -> Check {
+        let site = &self.devices[d].site;
+        for ((number, key), raw) in site.mirror.rows.iter().filter(|r| r.1.kind == 0) {
+            let table = &VARIANTS[self.variant].tables[site.table(*number)?];
+            if !table.columns.iter().any(|c| c.1 == Kind::Asked) {
+                continue;
+            }
+            let state = site.mirror.decode(raw)?;
+            let differ = |e: &Extra| matches!(e, Extra::Ask(kept) if kept.iter().any(|x| x.value != kept[0].value));
+            let id = key.decode().map_err(|e| format!("ERROR decoding a key: {e}"))?;
+            let is_listed = listed.iter().any(|c| c.refusal.table == table.name && c.refusal.key.values().eq(id.iter()));
+            if state.extras.iter().any(|e| differ(&e.1)) != is_listed && !listed.iter().any(|c| c.state != "ask") {
+                return Err(format!("ASKED row {key:?} of {} at device {d} is listed: {is_listed}, {state:?}", table.name));
             }
         }
         Ok(())

@@ -34,6 +34,8 @@ pub struct Op {
     pub effect_births: Vec<Stamp>,
     /// The bundle that brought it to the authority.
     pub committed: Option<i64>,
+    /// Whether it brought a deleted row back as it was.
+    pub revival: bool,
 }
 
 /// All writes of one row.
@@ -193,7 +195,7 @@ impl Ledger {
         if births.contains(&to) {
             ground = after.ground.clone();
         }
-        row.ops.push(Op { by, stamp: to, seen, births, ground, cells, effects, effect_births, committed: None });
+        row.ops.push(Op { by, stamp: to, seen, births, ground, cells, effects, effect_births, committed: None, revival: false });
         row.check(after, &self.set_aside, &policies).map_err(|e| format!("{e}; row {at:?} dated anew at {}: {after:?}; writes {:#?}", name(by), row.ops))
     }
 
@@ -221,6 +223,7 @@ fn ops_between(by: Who, stamp: Stamp, before: &RowState, after: &RowState) -> Ve
         effects: vec![],
         effect_births: before.births(),
         committed: None,
+        revival: false,
     };
     let changed = |whole: bool| -> Vec<(usize, Stamp, Value)> {
         let cells = after.cells.iter().enumerate().filter_map(|(c, cell)| cell.as_ref().map(|x| (c, x.stamp, Value::Null)));
@@ -233,6 +236,11 @@ fn ops_between(by: Who, stamp: Stamp, before: &RowState, after: &RowState) -> Ve
     }
     let births = after.live.iter().find(|d| d.stamp == stamp).map(|d| d.births.clone()).unwrap_or_default();
     let is_new_life = births.len() == 1 && births[0].writer == stamp.writer && !before.ctx.covers(&births[0]);
+    // A row that is brought back as it was begins no new life: what had ended is as it was.
+    let revival = is_new_life && before.is_dead() && !before.is_unknown() && after.ground == before.ground;
+    if revival && births == [stamp] && !after.cells.iter().flatten().any(|x| x.stamp == stamp) {
+        return vec![Op { effect_births: births.clone(), births, revival, ..op(stamp, &before.ctx) }];
+    }
     if !is_new_life {
         return vec![Op { effect_births: births.clone(), births, cells: changed(false), ..op(stamp, &before.ctx) }];
     }
@@ -252,7 +260,7 @@ fn ops_between(by: Who, stamp: Stamp, before: &RowState, after: &RowState) -> Ve
 impl Op {
     /// Whether it is an insert, perhaps with edits after it in one absorb.
     fn begins_a_life(&self) -> bool {
-        !self.births.is_empty() && self.births.iter().all(|b| !self.seen.covers(b))
+        !self.revival && !self.births.is_empty() && self.births.iter().all(|b| !self.seen.covers(b))
     }
 }
 

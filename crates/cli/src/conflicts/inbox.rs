@@ -59,7 +59,12 @@ fn show(conflict: &Conflict, left: usize, out: &mut impl Write) -> anyhow::Resul
         let mark = if sides_differ(conflict, name) { "*" } else { "" };
         table.add_row([mark.to_owned(), plain(name), of(&conflict.base, name), of(&conflict.local, name), of(&conflict.remote, name)]);
     }
-    Ok(writeln!(out, "{table}")?)
+    writeln!(out, "{table}")?;
+    for (name, values) in conflict.values.iter().filter(|(_, values)| values.len() > 2) {
+        let all: Vec<String> = values.iter().map(|value| cell(Some(value), 60)).collect();
+        writeln!(out, "all values of {}: {}", plain(name), plain(&all.join(" | ")))?;
+    }
+    Ok(())
 }
 
 fn ask(conflict: &Conflict, input: &mut impl BufRead, out: &mut impl Write) -> anyhow::Result<Answer> {
