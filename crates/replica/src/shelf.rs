@@ -131,18 +131,35 @@ impl Tx<'_> {
                 .doing("reading parked rows")?;
             q.query_map([scope.n], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).and_then(Iterator::collect).doing("reading parked rows")?
         };
-        for (table, key, reason) in parked {
-            let registry = self.registry()?;
-            let t = registry.get(table)?;
-            let parents = t.def.foreign_keys.iter().filter_map(|f| registry.find(&f.table)).any(|p| touched.contains(&p.n));
-            // A deletion waits for the rows that still point at it.
-            let children = registry.all().iter().any(|c| touched.contains(&c.n) && c.def.foreign_keys.iter().any(|f| f.table.eq_ignore_ascii_case(&t.def.name)));
-            let waits = if reason == Reason::ForeignKey.word() { parents || children || touched.contains(&table) } else { touched.contains(&table) };
-            if waits {
-                self.unpark_and_touch(scope, &t, &Key(key))?;
+        // A row that is offered again is itself what others may wait for.
+        let (mut touched, mut parked) = (touched.clone(), parked);
+        loop {
+            let before = parked.len();
+            for (table, key, reason) in std::mem::take(&mut parked) {
+                let t = self.registry()?.get(table)?;
+                if self.waits_for(&t, &reason, &touched)? {
+                    self.unpark_and_touch(scope, &t, &Key(key))?;
+                    touched.insert(table);
+                } else {
+                    parked.push((table, key, reason));
+                }
+            }
+            if parked.len() == before {
+                return Ok(());
             }
         }
-        Ok(())
+    }
+
+    /// Whether a parked row may have waited for a row of these tables.
+    fn waits_for(&mut self, t: &Table, reason: &str, touched: &HashSet<i64>) -> Result<bool> {
+        if touched.contains(&t.n) || reason != Reason::ForeignKey.word() {
+            return Ok(touched.contains(&t.n));
+        }
+        let registry = self.registry()?;
+        let parents = t.def.foreign_keys.iter().filter_map(|f| registry.find(&f.table)).any(|p| touched.contains(&p.n));
+        // A deletion waits for the rows that still point at it.
+        let children = || registry.all().iter().any(|c| touched.contains(&c.n) && c.def.foreign_keys.iter().any(|f| f.table.eq_ignore_ascii_case(&t.def.name)));
+        Ok(parents || children())
     }
 
     /// Takes a row out of parking and gives it a new number, so that it is offered again.
