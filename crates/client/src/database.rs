@@ -12,7 +12,9 @@ use crate::link::{HttpLink, LinkOptions};
 use crate::machine::Event;
 use crate::observe::{Hub, Origin};
 use crate::poll::Told;
+use crate::resolve::Resolver;
 use rusqlite::{Connection, OpenFlags, Params, Row, Transaction, TransactionBehavior};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,6 +88,7 @@ pub(crate) struct Inner {
     pub sync_side: Mutex<SyncSide>,
     pub told: Mutex<Told>,
     pub hub: Hub,
+    pub resolvers: Mutex<BTreeMap<String, Resolver>>,
     pub detached: AtomicBool,
     pub polling: AtomicBool,
 }
@@ -252,6 +255,7 @@ impl Database {
             sync_side: Mutex::default(),
             told: Mutex::new(told),
             hub: Hub::default(),
+            resolvers: Mutex::default(),
             detached: AtomicBool::new(false),
             polling: AtomicBool::new(false),
         };

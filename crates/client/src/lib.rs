@@ -39,6 +39,7 @@ pub mod observe;
 mod poll;
 #[doc(hidden)]
 pub mod pulse;
+mod resolve;
 pub mod schema;
 #[doc(hidden)]
 pub mod session;

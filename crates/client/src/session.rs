@@ -4,8 +4,12 @@
 //! Call `next`, send what it returns, call `answer` with what comes back, and go on until it says `Step::Done`. Whatever is
 //! lost or killed in between: a new `Session` on the same database goes on where the last one was.
 
-use syncline_core::{Limits, SyncRequest, SyncResponse, planted};
-use syncline_replica::{Env, Replica, Result, Scope};
+use std::collections::BTreeMap;
+use syncline_core::{Limits, Reason, SyncRequest, SyncResponse, Value, planted};
+use syncline_replica::{Conflict, Env, Replica, Resolution, Result, Scope};
+
+/// A row by the names of its columns.
+pub type RowObject = BTreeMap<String, Value>;
 
 /// The most rounds in which refused rows are parked and the rest goes again; then `retries_exhausted`.
 pub const ROUNDS_MAX: u32 = 5;
@@ -86,6 +90,11 @@ impl Session {
         &self.summary
     }
 
+    /// Adds something that the owner should know of.
+    pub(crate) fn notice(&mut self, text: String) {
+        self.summary.notices.push(text);
+    }
+
     /// Returns the most bytes of a page; the first of a delta is asked for in a quarter of it.
     pub fn page_bytes(&self) -> usize {
         self.limits.page_bytes
@@ -128,6 +137,62 @@ impl Session {
         self.sent_rows = request.scopes[0].push.as_ref().map_or(0, |p| p.rows.rows.len() as u64);
         self.summary.requests += 1;
         Ok(request)
+    }
+
+    /// Lets an app's own code settle rows that wait (`unsettled`). What `resolver` returns for a row (base, local and remote are in the
+    /// conflict) is written as an ordinary new write, and `true` says that there is something to send; `None` leaves the row to a
+    /// person, and so does a row that does not fit. Call it when a sync is done. Each time counts as a round.
+    pub fn settle(&mut self, replica: &mut Replica, env: &mut Env, mut resolver: impl FnMut(&Conflict) -> Option<RowObject>) -> Result<bool> {
+        let (round, mut settled) = (self.summary.rounds, false);
+        for conflict in self.unsettled(replica, env)? {
+            if let Some(row) = resolver(&conflict) {
+                settled |= self.settle_one(replica, env, &conflict, row, round)?;
+            }
+        }
+        let figures = replica.transact(env, |tx| {
+            let scope = tx.scope(1)?;
+            tx.pending_figures(&scope)
+        })?;
+        (self.summary.pending, self.summary.parked) = (figures.0, figures.1);
+        Ok(settled)
+    }
+
+    /// Lists what a resolver may settle: rows with several values of an `ask` column, and those of a `reject` table that changed at the
+    /// authority.
+    pub fn unsettled(&mut self, replica: &mut Replica, env: &mut Env) -> Result<Vec<Conflict>> {
+        let mut waiting = replica.transact(env, |tx| {
+            tx.absorb()?;
+            tx.conflicts()
+        })?;
+        waiting.retain(|c| c.state == "ask" || (c.state == "parked" && c.refusal.reason == Reason::Version));
+        Ok(waiting)
+    }
+
+    /// Writes what a resolver made of a row, in one transaction; says whether there is something to send. `round` is the one that the
+    /// sync was in when it asked; after `ROUNDS_MAX` nothing more is written.
+    pub fn settle_one(&mut self, replica: &mut Replica, env: &mut Env, conflict: &Conflict, row: RowObject, round: u32) -> Result<bool> {
+        if round >= ROUNDS_MAX {
+            self.summary.retries_exhausted = true;
+            return Ok(false);
+        }
+        // The key says which row it is; a resolver that gives the row as it is need not leave it out.
+        let row: RowObject = row.into_iter().filter(|(name, value)| conflict.refusal.key.get(name) != Some(value)).collect();
+        let done = replica.transact(env, |tx| {
+            tx.absorb()?;
+            if planted::on("resolver_unheard") { Ok(()) } else { tx.resolve(&conflict.id, &Resolution::Merged(row)) }
+        });
+        match done {
+            Ok(()) => {
+                self.summary.rounds = round + 1;
+                Ok(true)
+            }
+            Err(syncline_replica::Error::Refused(why)) => {
+                let table = &conflict.refusal.table;
+                self.summary.notices.push(format!("the resolver of table `{table}` made a row that does not do, it waits for a person: {why}"));
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// Takes an answer in, in one transaction that absorbs first.

@@ -344,6 +344,9 @@ impl Inner {
                 None => {}
             }
             if step == Step::Done {
+                if !over.is_over() && self.run_resolvers(session)? {
+                    continue;
+                }
                 return Ok(Ended::Done);
             }
         }
@@ -376,6 +379,9 @@ impl Inner {
 
     fn report(&self, started: Instant, summary: &Summary, traffic: &Traffic, mut notices: Vec<String>, ended: Result<Ended, Error>) -> SyncReport {
         notices.extend(summary.notices.iter().cloned());
+        if summary.retries_exhausted {
+            notices.push("retries_exhausted: rows were refused, or settled, for five rounds; they wait here, and the next sync tries again".into());
+        }
         if summary.digest_differs {
             notices.push("this device and the server differ although they should be equal; run `syncline resync`, pending work is kept".into());
         }
@@ -423,7 +429,7 @@ impl Inner {
         report
     }
 
-    fn waits_for_decision(&self) -> bool {
+    pub(crate) fn waits_for_decision(&self) -> bool {
         let sql = "SELECT EXISTS (SELECT 1 FROM _syncline_parked) OR EXISTS (SELECT 1 FROM _syncline_shelved) OR EXISTS (SELECT 1 FROM _syncline_asked)";
         self.read(|conn| Ok(conn.query_row(sql, [], |r| r.get::<_, bool>(0)).unwrap_or(false))).unwrap_or(false)
     }

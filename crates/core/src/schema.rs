@@ -136,6 +136,9 @@ pub struct TableOptions {
     pub policy: Option<String>,
     /// keep_edit (default) or delete_wins.
     pub delete_wins: bool,
+    /// Whether rows that were written together with one of this table are committed together or not at all (`on_reject`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold_bundle: bool,
     /// Columns that share one stamp.
     pub groups: Vec<Vec<String>>,
     /// Which scope a row belongs to.
@@ -188,6 +191,7 @@ impl TableDef {
     pub fn adopt_rules(&mut self, other: &TableDef) {
         self.options.policy = other.options.policy.clone();
         self.options.delete_wins = other.options.delete_wins;
+        self.options.hold_bundle = other.options.hold_bundle;
         self.options.groups = other.options.groups.clone();
         for column in &mut self.columns {
             if let Some(theirs) = other.column(&column.name) {
@@ -206,6 +210,7 @@ impl TableDef {
         out.sort();
         out.extend(self.options.policy.iter().filter(|p| *p != "lww").map(|p| format!("policy = {p}")));
         out.extend(self.options.delete_wins.then(|| "delete_wins".to_owned()));
+        out.extend(self.options.hold_bundle.then(|| "hold_bundle".to_owned()));
         out.extend(self.options.groups.iter().map(|g| format!("group({})", g.join(", ").to_lowercase())));
         out
     }

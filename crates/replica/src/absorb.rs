@@ -57,6 +57,7 @@ impl Tx<'_> {
     pub fn absorb(&mut self) -> Result<Absorbed> {
         let mut out = Absorbed { repaired: self.verify_capture()?, ..Absorbed::default() };
         self.absorb_log(&mut out)?;
+        self.note_together(&out.changed)?;
         Ok(out)
     }
 

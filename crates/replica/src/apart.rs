@@ -47,10 +47,7 @@ impl Tx<'_> {
                  AND (r.pend IS NOT NULL OR r.kind = 0 AND r.tbl IN ({})))",
             asks.join(", ")
         );
-        self.conn
-            .prepare_cached(&sql)
-            .and_then(|mut q| q.execute([]))
-            .doing("forgetting what rows were")?;
+        self.conn.prepare_cached(&sql).and_then(|mut q| q.execute([])).doing("forgetting what rows were")?;
         Ok(())
     }
 

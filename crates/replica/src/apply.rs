@@ -247,6 +247,7 @@ impl Tx<'_> {
         self.join_settled(scope, out)?;
         self.settle_shelf(scope, out)?;
         self.forget_bases()?;
+        self.forget_together()?;
         self.unpark_waiting(scope, &out.touched)
     }
 

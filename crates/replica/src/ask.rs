@@ -160,7 +160,11 @@ impl Tx<'_> {
             }
             let theirs = kept.iter().rev().find(|x| x.value != kept[mine].value).map(|x| x.value.clone()).unwrap_or_default();
             let mut all: Vec<Value> = Vec::new();
-            kept.iter().for_each(|x| if !all.contains(&x.value) { all.push(x.value.clone()) });
+            kept.iter().for_each(|x| {
+                if !all.contains(&x.value) {
+                    all.push(x.value.clone())
+                }
+            });
             out.push(Open { column, mine: kept[mine].value.clone(), theirs, all });
         }
         Ok(out)
@@ -180,9 +184,8 @@ impl Tx<'_> {
     pub(crate) fn resolve_asked(&mut self, scope: &Scope, t: &Arc<Table>, key: &Key, how: &Resolution) -> Result<()> {
         let row = self.load_complete(scope, t, key)?;
         let open = self.open(t, &row)?;
-        let side = |value: fn(&Open) -> &Value| -> BTreeMap<String, Value> {
-            open.iter().map(|o| (t.columns[o.column].name.clone(), value(o).clone())).collect()
-        };
+        let side =
+            |value: fn(&Open) -> &Value| -> BTreeMap<String, Value> { open.iter().map(|o| (t.columns[o.column].name.clone(), value(o).clone())).collect() };
         let mut wanted = side(if *how == Resolution::Server { |o| &o.theirs } else { |o| &o.mine });
         if let Resolution::Merged(values) = how {
             for (name, value) in values {

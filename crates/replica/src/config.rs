@@ -72,7 +72,8 @@ pub struct TableConfig {
     pub groups: Vec<Vec<String>>,
     scope: Option<ScopeConfig>,
     unread: Option<UnreadConfig>,
-    on_reject: Option<String>,
+    /// What becomes of the rows that were written together with a refused one.
+    pub on_reject: OnReject,
 }
 
 /// What it says of one column: a policy alone, or a table of settings.
@@ -84,6 +85,17 @@ pub struct ColumnConfig {
     pub local: bool,
     /// personal, financial or health.
     pub caution: Option<String>,
+}
+
+/// What becomes of the rows that were written together with a refused one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnReject {
+    /// They go.
+    #[default]
+    ParkRows,
+    /// They wait with it.
+    HoldBundle,
 }
 
 /// What becomes of a row that one deletes while another edits it.
@@ -178,9 +190,6 @@ fn check_table(name: &str, table: &TableConfig) -> Result<(), ConfigError> {
     if table.unread.is_some() {
         return not_yet("unread");
     }
-    if table.on_reject.is_some() {
-        return not_yet("on_reject");
-    }
     Ok(())
 }
 
@@ -263,7 +272,6 @@ mod tests {
             ("[table.a]\nscope = { column = \"team\" }", "scope"),
             ("[table.a]\nscope = { via = \"job\" }", "scope"),
             ("[table.a]\nunread = { author = \"sender\" }", "unread"),
-            ("[table.a]\non_reject = \"keep\"", "on_reject"),
         ] {
             let error = Config::parse(text).unwrap_err();
             assert!(matches!(&error, ConfigError::NotYet(_)), "{text}: {error}");
@@ -279,6 +287,7 @@ mod tests {
             ("[table.a]\ncolumns = { c = { cautoin = \"health\" } }", "cautoin", "caution"),
             ("[table.a]\npriority = \"urgent\"", "urgent", "normal"),
             ("[table.a]\non_delete = \"never\"", "never", "keep_edit"),
+            ("[table.a]\non_reject = \"keep\"", "keep", "hold_bundle"),
             ("[table.a]\npolicy = \"lwww\"", "lwww", "counter"),
             ("[table.a]\ncolumns = { n = \"count\" }", "count", "counter"),
             ("[table.a]\ncolumns = { n = { policy = \"reject\" } }", "reject", "whole table"),

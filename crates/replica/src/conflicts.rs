@@ -291,18 +291,31 @@ impl Tx<'_> {
                 .and_then(Iterator::collect)
                 .doing("listing what is pending")?
         };
+        let together = self.together(scope, usize::MAX)?;
         let mut out = Vec::new();
         for (table, key) in found {
             let (t, key) = (self.registry()?.get(table)?, Key(key));
             let Some(row) = self.load(scope, &t, &key)? else { continue };
-            let refusal = self.refusal(scope, &t, &key)?;
+            let mut refusal = self.refusal(scope, &t, &key)?;
+            let mut state = if refusal.is_some() { "parked" } else { "pending" };
+            if refusal.is_none() && together.is_held(&(table, key.clone())) {
+                state = "held";
+                for (table, key) in together.company(&(table, key.clone())).to_vec() {
+                    let t = self.registry()?.get(table)?;
+                    if let Some(theirs) = self.refusal(scope, &t, &key)? {
+                        let message = format!("written together with a row of table `{}` that the server refused: {}", t.def.name, theirs.message);
+                        refusal = Some(Refusal { message, ..theirs });
+                        break;
+                    }
+                }
+            }
             out.push(Pending {
                 scope_id: scope.id.0.clone(),
                 table: t.def.name.clone(),
                 key: t.key_object(&key),
                 op: operation(&row).into(),
                 since: row.state.ctx.max().ms(),
-                state: if refusal.is_some() { "parked" } else { "pending" }.into(),
+                state: state.into(),
                 reason: refusal.as_ref().map(|r| r.reason.word().to_owned()),
                 message: refusal.map(|r| r.message),
                 base_row_version: row.version,
@@ -325,9 +338,9 @@ pub struct Pending {
     pub op: String,
     /// When it was last written, in ms since 1970, by this device's clock.
     pub since: i64,
-    /// `pending` or `parked`.
+    /// `pending`, `parked`, or `held`: a row that was written together with it is parked.
     pub state: String,
-    /// Why it is parked.
+    /// Why it is parked, or the one that it waits for.
     pub reason: Option<String>,
     /// The same in words.
     pub message: Option<String>,

@@ -28,6 +28,11 @@ CREATE TABLE _syncline_apart(
 CREATE TABLE _syncline_asked(
   scope INTEGER NOT NULL, tbl INTEGER NOT NULL, key BLOB NOT NULL, since INTEGER NOT NULL, PRIMARY KEY(scope, tbl, key)) WITHOUT ROWID;
 
+-- Pending rows that go together or not at all.
+CREATE TABLE _syncline_together(
+  scope INTEGER NOT NULL, tbl INTEGER NOT NULL, key BLOB NOT NULL, grp INTEGER NOT NULL, PRIMARY KEY(scope, tbl, key)) WITHOUT ROWID;
+CREATE INDEX _syncline_together_group ON _syncline_together(grp, scope);
+
 -- What waits for a decision, one line per column that differs, as the view shows it: the oldest 1,000 rows.
 CREATE TABLE _syncline_inbox(id TEXT NOT NULL, tbl TEXT NOT NULL, key TEXT NOT NULL, col TEXT, base, local, remote, reason TEXT NOT NULL, since INTEGER NOT NULL);
 

@@ -39,7 +39,7 @@ impl Tx<'_> {
     /// nothing to settle, and the row is to be shelved.
     pub(crate) fn settle_orphan(&mut self, scope: &Scope, t: &Arc<Table>, key: &Key, out: &mut Applied) -> Result<Option<Vec<(Arc<Table>, Key)>>> {
         let row = self.load_complete(scope, t, key)?;
-        if row.is_new() || row.state.is_dead() {
+        if row.is_new() || row.state.is_dead() || planted::on("parent_stays_dead") {
             return Ok(None);
         }
         match self.fate(scope, t, &row, 0)? {
@@ -96,21 +96,19 @@ impl Tx<'_> {
 
     /// Brings a deleted row back as it was: a fresh write that changes none of its columns.
     fn revive(&mut self, scope: &Scope, t: &Arc<Table>, mut row: RowRecord, out: &mut Applied) -> Result<()> {
-        if planted::on("parent_stays_dead") {
-            return Ok(());
-        }
         let before = row.state.clone();
         let stamp = self.fresh_stamp(&row.state)?;
         row.state.revive(stamp);
         self.place(scope, t, &mut row, &before, out)?;
-        let changed = if planted::on("revived_without_columns") { ColSet::liveness() } else { t.all_columns() };
-        self.note_local(scope, t, &mut row, &changed, true, Seq(0))
+        // Whole: the authority may have forgotten the columns of what it has buried.
+        self.note_local(scope, t, &mut row, &t.all_columns(), true, Seq(0))
     }
 
     /// Deletes a row with its parent; what it held is in the journal.
     fn go_along(&mut self, scope: &Scope, t: &Arc<Table>, mut row: RowRecord, out: &mut Applied) -> Result<()> {
         let gone = |column: usize, cell: &Cell| Lost { column, lost: cell.clone(), won: None, reason: LostReason::RowEnded };
-        let lost: Vec<Lost> = row.state.cells.iter().enumerate().filter_map(|(c, x)| x.as_ref().map(|x| gone(c, x))).filter(|l| l.lost.value != Value::Null).collect();
+        let lost: Vec<Lost> =
+            row.state.cells.iter().enumerate().filter_map(|(c, x)| x.as_ref().map(|x| gone(c, x))).filter(|l| l.lost.value != Value::Null).collect();
         self.note_lost(scope, t, &row.key, &lost, Seq(0))?;
         let stamp = self.fresh_stamp(&row.state)?;
         row.state.delete(stamp, &t.policies);

@@ -36,7 +36,9 @@ impl Tx<'_> {
                 let of = |row: &Option<crate::apply::RowObject>| column.and_then(|name| row.as_ref()?.get(name).cloned()).unwrap_or_default();
                 let (base, local, remote) = (of(&c.base), of(&c.local), of(&c.remote));
                 self.conn
-                    .prepare_cached("INSERT INTO _syncline_inbox(id, tbl, key, col, base, local, remote, reason, since) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")
+                    .prepare_cached(
+                        "INSERT INTO _syncline_inbox(id, tbl, key, col, base, local, remote, reason, since) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    )
                     .and_then(|mut q| {
                         q.execute(params![c.id, c.refusal.table, key, column, Bind(&base), Bind(&local), Bind(&remote), c.refusal.reason.word(), c.since])
                     })

@@ -27,6 +27,7 @@ pub mod registry;
 pub mod rows;
 pub mod schema;
 pub mod shelf;
+pub(crate) mod together;
 pub mod trouble;
 pub mod tx;
 

@@ -32,6 +32,7 @@ pub fn change_rules(ours: &TableDef, theirs: &TableDef) -> std::result::Result<T
         }
     }
     out.options.delete_wins |= theirs.options.delete_wins;
+    out.options.hold_bundle |= theirs.options.hold_bundle;
     if !theirs.options.groups.is_empty() {
         out.options.groups = theirs.options.groups.clone();
     }

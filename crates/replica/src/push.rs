@@ -8,6 +8,7 @@ use crate::behind::Behind;
 use crate::error::{Doing, Result};
 use crate::registry::Table;
 use crate::rows::RowRecord;
+use crate::together::Together;
 use crate::tx::{Scope, Tx};
 use rusqlite::{OptionalExtension, params};
 use std::collections::{HashMap, HashSet};
@@ -16,7 +17,8 @@ use syncline_core::schema::Priority;
 use syncline_core::varint::{Reader, put, put_bytes};
 use syncline_core::{Acked, BundleId, ColSet, Key, Limits, Nonce, Push, RowState, RowsBuilder, Seq, SourceId, TableRef, planted};
 
-type Member = (i64, Key);
+/// A row of a bundle: its table's number and its key.
+pub(crate) type Member = (i64, Key);
 
 /// What a freeze made.
 pub struct Frozen {
@@ -66,16 +68,26 @@ impl Tx<'_> {
         let (mut first, mut last) = (Seq(u64::MAX), if one_class { Seq(0) } else { Seq(u64::MAX) });
         // What waits for the authority's schema is in the way of nothing.
         let most = if behind.is_empty() { limits.bundle_rows + acknowledged.len + 1 } else { usize::MAX };
+        let together = self.together(scope, limits.bundle_rows)?;
+        let most = if together.is_empty() { most } else { usize::MAX };
         for (table, key, seq) in self.pending_in_order(scope, most)? {
             if acknowledged.covers(table, &key, seq) {
                 continue;
             }
+            let Some(company) = self.company(scope, &together, (table, key.clone()))? else { continue };
             if chosen.len() >= limits.bundle_rows || bytes >= limits.bundle_bytes {
                 more = true;
                 break;
             }
             let before = chosen.len();
-            bytes += self.choose(scope, table, &key, &behind, &mut held, &mut members, &mut chosen, 0)?;
+            // A group that does not fit any more is the next bundle's.
+            if company.len() > 1 && before > 0 && before + company.len() > limits.bundle_rows && !members.contains(&(table, key.clone())) {
+                more = true;
+                continue;
+            }
+            for (table, key) in &company {
+                bytes += self.choose(scope, *table, key, &behind, &mut held, &mut members, &mut chosen, 0)?;
+            }
             // A range says which rows went only while they go one by one and in order.
             let in_order = chosen.len() == before + 1 && seq > last && last < Seq(u64::MAX);
             (first, last) = if in_order { (first.min(seq), seq) } else { (first, Seq(u64::MAX)) };
@@ -127,6 +139,37 @@ impl Tx<'_> {
             .doing("noting an attempt")?;
         let journal = self.journal_to_send(scope, Seq(0), Seq(0))?;
         Ok(Some(Frozen { push: Push { id, nonce, attempt, rows: rows.finish(), journal, parts: vec![] }, source, more }))
+    }
+
+    /// Lists the rows that must go with one: those that were written together, and with each the pending parents and what was
+    /// written together with those. `None` if any of them is held.
+    fn company(&mut self, scope: &Scope, together: &Together, first: Member) -> Result<Option<Vec<Member>>> {
+        if together.is_empty() {
+            return Ok(Some(vec![first]));
+        }
+        let mut all = vec![first];
+        let mut at = 0;
+        while at < all.len() {
+            let member = all[at].clone();
+            at += 1;
+            if together.is_held(&member) {
+                return Ok(None);
+            }
+            let mut more = together.company(&member).to_vec();
+            let t = self.registry()?.get(member.0)?;
+            let row = self.load_complete(scope, &t, &member.1)?;
+            for f in t.def.foreign_keys.iter().filter(|_| !row.state.is_dead()) {
+                let Some(parent) = self.registry()?.find(&f.table).filter(|p| p.def.referenced_columns(f) == p.key) else { continue };
+                let Some(wanted) = f.columns.iter().map(|c| crate::shelf::value_of(&t, &row, c)).collect::<Option<Vec<_>>>() else { continue };
+                let key = Key::encode(&wanted);
+                if self.is_offered(scope, &parent, &key)? {
+                    more.push((parent.n, key));
+                }
+            }
+            more.retain(|m| !all.contains(m));
+            all.extend(more);
+        }
+        Ok(Some(all))
     }
 
     /// Adds a row to the bundle, and before it the pending parents that the authority has not got yet. Returns its size.

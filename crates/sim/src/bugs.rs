@@ -78,6 +78,10 @@ pub const RARE: &[Bug] = &[
     of_policy("reject_merges", "what a device has pending in a `reject` table is kept apart", 1000),
     of_policy("reject_takes_all", "`reject` takes an edit only on the latest version", 1000),
     of_policy("server_is_lww", "an edit on the authority's latest beats one that did not know it", 2000),
+    of_policy("parent_stays_dead", "a child whose parent was deleted unseen brings it back, or goes along (rule 4)", 2000),
+    of_policy("held_rows_go", "rows captured together with one of a `hold_bundle` table go together", 2000),
+    of_policy("ask_settled_silently", "to decide for the value that is shown is a write too", 1000),
+    of_policy("resolver_unheard", "what an app's resolver makes of a row is written", 1000),
     of_policy("losers_forgotten", "a concurrent value that lost is in the journal", 500),
 ];
 

@@ -76,7 +76,7 @@ impl World {
         out.join("; ")
     }
 
-    fn conflicts(&mut self, d: usize) -> Check<Vec<Conflict>> {
+    pub(crate) fn conflicts(&mut self, d: usize) -> Check<Vec<Conflict>> {
         let draw = self.rng.next();
         let now = self.now_ms;
         // A decision is about the rows as they are: what was captured is absorbed first, in a transaction of its own.
@@ -106,6 +106,7 @@ impl World {
         let found = self.conflicts(d)?;
         self.check_shelf(d)?;
         self.check_asked(d, &found)?;
+        self.check_families(&found)?;
         for conflict in &found {
             self.resolve(d, conflict, firmly)?;
         }

@@ -1,12 +1,13 @@
 //! What must hold: after every answer, and at the end of a history.
 
+use crate::fault::Fault;
 use crate::ledger::{Check, name};
 use crate::schema::{Kind, VARIANTS};
 use crate::site::Site;
 use crate::world::{CLOCK_TOLERANCE_MS, World};
 use std::collections::{BTreeMap, BTreeSet};
 use syncline_core::schema::quote;
-use syncline_core::{Cursor, Extra, Key, Value};
+use syncline_core::{Cursor, Extra, Key, Reason, Value, Vv};
 use syncline_replica::Conflict;
 use syncline_replica::bind::Bind;
 
@@ -136,6 +137,35 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Checks that what a device had pending of a row that may not be merged was not: `before` is what that row had seen.
+    pub fn check_apart(&self, d: usize, before: &[(i64, Key, Vv)]) -> Check {
+        let device = &self.devices[d];
+        for (number, key, seen) in before {
+            if device.site.mirror.rows.get(&(*number, key.clone())).is_none_or(|raw| raw.pending.is_none()) {
+                continue;
+            }
+            let state = device.site.mirror.state(*number, key)?;
+            for (writer, hlc) in state.ctx.entries().iter().filter(|e| seen.get(e.0) < e.1) {
+                if self.ledger.owner(*writer).is_some_and(|who| !device.kin.contains(&who)) {
+                    return Err(format!("APART: device {d} merged {writer:?} at {hlc:?} into row {key:?}, which waits"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where programs enforce foreign keys and nobody forgets a row, no child is left to a person for want of its parent.
+    pub fn check_families(&self, listed: &[Conflict]) -> Check {
+        let may_lack = [Fault::ForeignKey, Fault::Collect, Fault::Backup, Fault::Copy, Fault::ServerBackup, Fault::Rebuild, Fault::Bundles, Fault::Late];
+        if VARIANTS[self.variant].name != "policies" || self.faults.any(&may_lack) {
+            return Ok(());
+        }
+        match listed.iter().find(|c| c.refusal.reason == Reason::ForeignKey) {
+            Some(c) => Err(format!("FAMILY: {c:?}")),
+            None => Ok(()),
+        }
     }
 
     /// Checks the whole at the end: all are equal, nothing is missing, nothing is there twice.

@@ -31,7 +31,10 @@ pub struct Device {
     /// Counts how often its processes were started: messages for earlier ones find nobody.
     pub life: u64,
     app: Option<Connection>,
-    foreign_keys: bool,
+    /// Whether its programs enforce foreign keys.
+    pub foreign_keys: bool,
+    /// Whether its app settles rows that wait by code of its own.
+    pub resolves: bool,
     recursive_triggers: bool,
 }
 
@@ -81,6 +84,7 @@ impl Device {
             life: 0,
             app: None,
             foreign_keys: rng.chance(60),
+            resolves: false,
             recursive_triggers: rng.chance(20),
         }
     }

@@ -36,6 +36,8 @@ pub struct Op {
     pub committed: Option<i64>,
     /// Whether it brought a deleted row back as it was.
     pub revival: bool,
+    /// What was absorbed together with it: a number.
+    pub group: Option<u64>,
 }
 
 /// All writes of one row.
@@ -65,6 +67,13 @@ pub struct Ledger {
     pub past_undone: bool,
     /// The policies of each table's columns.
     pub policies: Vec<Vec<Policy>>,
+    /// Tables whose deletions win.
+    pub delete_wins: Vec<bool>,
+    /// Tables whose rows the authority takes only from who knew them.
+    pub reject: Vec<bool>,
+    /// What is absorbed now is absorbed together, under this number.
+    pub group: Option<u64>,
+    groups: u64,
     /// Writes of rows whose integer key turned out to be another row's, and writes that were dated anew.
     pub set_aside: BTreeSet<Stamp>,
 }
@@ -104,7 +113,9 @@ impl Ledger {
             if stamp.hlc <= before.ctx.max() {
                 return Err(format!("STAMP {stamp:?} of a new write of row {at:?} is not above what {} had seen: {:?}", name(by), before.ctx));
             }
-            for mut op in ops_between(by, stamp, before, after) {
+            let wins = self.delete_wins.get(at.0).copied().unwrap_or_default();
+            for mut op in ops_between(by, stamp, before, after, wins) {
+                op.group = self.group;
                 for (c, _, v) in &mut op.cells {
                     *v = value(*c, op.births.is_empty())
                         .ok_or_else(|| format!("CAPTURE of row {at:?}: a write of column {c} that SQL never made, at {}", name(by)))?;
@@ -120,6 +131,9 @@ impl Ledger {
                 self.count += 1;
                 row.ops.push(op);
             }
+        }
+        if by == SERVER && !self.past_undone && self.reject.get(at.0).copied().unwrap_or_default() {
+            row.check_known(before, after, &self.set_aside).map_err(|e| format!("{e}; row {at:?}"))?;
         }
         if by == SERVER && !self.past_undone && !before.is_dead() && !after.is_dead() {
             for c in (0..policies.len()).filter(|c| policies[*c] == Policy::Server) {
@@ -195,8 +209,37 @@ impl Ledger {
         if births.contains(&to) {
             ground = after.ground.clone();
         }
-        row.ops.push(Op { by, stamp: to, seen, births, ground, cells, effects, effect_births, committed: None, revival: false });
+        row.ops.push(Op { by, stamp: to, seen, births, ground, cells, effects, effect_births, committed: None, revival: false, group: None });
         row.check(after, &self.set_aside, &policies).map_err(|e| format!("{e}; row {at:?} dated anew at {}: {after:?}; writes {:#?}", name(by), row.ops))
+    }
+
+    /// Returns the next number for what is absorbed together.
+    pub fn group_next(&mut self) -> u64 {
+        self.groups += 1;
+        self.groups
+    }
+    /// Returns whose a writer is.
+    pub fn owner(&self, writer: WriterId) -> Option<Who> {
+        self.writers.get(&writer).copied()
+    }
+
+    /// Checks that what was absorbed together with a row of a table that rejects is committed together, or not yet.
+    pub fn check_groups(&self) -> Check {
+        let mut groups: BTreeMap<u64, (bool, BTreeSet<Option<i64>>, Vec<(usize, Key)>)> = BTreeMap::new();
+        for ((t, key), row) in &self.rows {
+            for op in row.ops.iter().filter(|o| !self.set_aside.contains(&o.stamp)) {
+                if let Some(group) = op.group {
+                    let entry = groups.entry(group).or_default();
+                    entry.0 |= self.reject[*t];
+                    entry.1.insert(op.committed);
+                    entry.2.push((*t, key.clone()));
+                }
+            }
+        }
+        match groups.values().find(|g| g.0 && g.1.len() > 1) {
+            Some((_, seqs, rows)) => Err(format!("SPLIT: {rows:?} were captured together, and committed in {seqs:?}")),
+            None => Ok(()),
+        }
     }
 
     /// Returns the value that a stamp stands for in a column.
@@ -212,7 +255,7 @@ pub fn name(who: Who) -> String {
 }
 
 /// Finds the writes between two states of which the last has this stamp: one, or a deletion and an insert.
-fn ops_between(by: Who, stamp: Stamp, before: &RowState, after: &RowState) -> Vec<Op> {
+fn ops_between(by: Who, stamp: Stamp, before: &RowState, after: &RowState, delete_wins: bool) -> Vec<Op> {
     let op = |stamp, seen: &Vv| Op {
         by,
         stamp,
@@ -224,6 +267,7 @@ fn ops_between(by: Who, stamp: Stamp, before: &RowState, after: &RowState) -> Ve
         effect_births: before.births(),
         committed: None,
         revival: false,
+        group: None,
     };
     let changed = |whole: bool| -> Vec<(usize, Stamp, Value)> {
         let cells = after.cells.iter().enumerate().filter_map(|(c, cell)| cell.as_ref().map(|x| (c, x.stamp, Value::Null)));
@@ -231,7 +275,8 @@ fn ops_between(by: Who, stamp: Stamp, before: &RowState, after: &RowState) -> Ve
     };
     if after.is_dead() {
         // Where deletions win, the births of the row are gone with it.
-        let ground = if after.ground == before.ground { Vv::default() } else { after.ground.clone() };
+        let mut ground = Vv::default();
+        before.births().into_iter().filter(|_| delete_wins).for_each(|b| ground.see(b));
         return vec![Op { cells: changed(false), ground, ..op(stamp, &before.ctx) }];
     }
     let births = after.live.iter().find(|d| d.stamp == stamp).map(|d| d.births.clone()).unwrap_or_default();
@@ -265,6 +310,16 @@ impl Op {
 }
 
 impl Row {
+    /// Of a table that rejects the authority takes a row only from who knew what it has.
+    fn check_known(&self, before: &RowState, after: &RowState, set_aside: &BTreeSet<Stamp>) -> Check {
+        let came = |o: &&Op| o.by != SERVER && after.ctx.covers(&o.stamp) && !before.ctx.covers(&o.stamp);
+        let new: Vec<&Op> = self.ops.iter().filter(came).collect();
+        let unsure = before.is_unknown() || !self.also.is_empty() || !self.collected.is_empty() || new.iter().any(|o| set_aside.contains(&o.stamp));
+        if new.is_empty() || unsure || new.iter().any(|o| before.ctx.within(&o.seen)) {
+            return Ok(());
+        }
+        Err(format!("REJECT: the authority took {new:?} over {:?}, which its writer did not know", before.ctx))
+    }
     /// At the authority a value is replaced only by one whose writer knew it.
     fn check_owned(&self, c: usize, before: &RowState, after: &RowState) -> Check {
         let (Some(old), Some(new)) = (before.cell(c), after.cell(c)) else { return Ok(()) };

@@ -166,7 +166,9 @@ pub const VARIANTS: &[Variant] = &[
         name: "policies",
         sql: "CREATE TABLE pol(id TEXT PRIMARY KEY, cnt INTEGER NOT NULL DEFAULT 0, tags TEXT, likes TEXT, top, low INTEGER, note TEXT, ask TEXT, own TEXT, ga TEXT, gb TEXT);
               CREATE TABLE gone(id TEXT PRIMARY KEY, cnt INTEGER, tags TEXT, note TEXT, t TEXT);
-              CREATE TABLE strict(id TEXT PRIMARY KEY, a TEXT, b TEXT);",
+              CREATE TABLE strict(id TEXT PRIMARY KEY, a TEXT, b TEXT);
+              CREATE TABLE kid(id TEXT PRIMARY KEY, p TEXT REFERENCES pol(id), u TEXT UNIQUE, cnt INTEGER, t TEXT);
+              CREATE TABLE heir(id TEXT PRIMARY KEY, g TEXT REFERENCES gone(id) ON DELETE CASCADE, t TEXT);",
         config: "[table.pol]
             groups = [['ga', 'gb']]
             columns = { cnt = 'counter', tags = 'set', likes = 'gset', top = 'max', low = 'min', note = 'text', ask = 'ask', own = 'server' }
@@ -174,7 +176,10 @@ pub const VARIANTS: &[Variant] = &[
             on_delete = 'delete_wins'
             columns = { cnt = 'counter', tags = 'set', note = 'text' }
             [table.strict]
-            policy = 'reject'",
+            policy = 'reject'
+            on_reject = 'hold_bundle'
+            [table.kid]
+            columns = { cnt = 'counter' }",
         tables: &[
             Table {
                 name: "pol",
@@ -194,6 +199,8 @@ pub const VARIANTS: &[Variant] = &[
             },
             Table { name: "gone", key: &[("id", Pool(3))], columns: &[("cnt", Tally), ("tags", Tags), ("note", Prose), ("t", Text)] },
             Table { name: "strict", key: &[("id", Pool(2))], columns: &[("a", Text), ("b", Text)] },
+            Table { name: "kid", key: &[("id", Pool(3))], columns: &[("p", Ref(0)), ("u", Unique), ("cnt", Tally), ("t", Text)] },
+            Table { name: "heir", key: &[("id", Pool(3))], columns: &[("g", Ref(1)), ("t", Text)] },
             TAG,
             NUM,
             MARK,

@@ -10,7 +10,7 @@ use crate::spy::{Mirror, Seen, Tape};
 use crate::tables::{Rows, Tables, Written};
 use crate::vfs::Disk;
 use rusqlite::Connection;
-use syncline_core::{Hlc, Key, Value};
+use syncline_core::{Hlc, Key, Value, Vv};
 
 /// A database at a place.
 pub struct Site {
@@ -134,6 +134,13 @@ impl Site {
             self.written.now = now.clone();
         }
         Ok(())
+    }
+
+    /// Lists the pending rows of these tables, with what each has seen.
+    pub fn waiting(&self, tables: &[&str]) -> Vec<(i64, Key, Vv)> {
+        let of = |number: i64| self.table(number).is_ok_and(|t| tables.contains(&self.variant.tables[t].name));
+        let pending = self.mirror.rows.iter().filter(|(at, raw)| raw.pending.is_some() && of(at.0));
+        pending.filter_map(|(at, raw)| Some((at.0, at.1.clone(), self.mirror.decode(raw).ok()?.ctx))).collect()
     }
 
     /// Returns a table's place in the variant.

@@ -11,9 +11,10 @@ use crate::server::{Reply, Server};
 use crate::site::{Doubt, How, Saved};
 use crate::tables::Tables;
 use crate::vfs::Fault as DiskFault;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use syncline::session::{Session, Step};
-use syncline_core::{Hlc, Limits, Stamp, SyncRequest, SyncResponse, frame};
+use syncline_core::{Hlc, Limits, Stamp, SyncRequest, SyncResponse, Value, frame};
+use syncline_replica::Conflict;
 
 /// Beyond this a device's clock counts as wrong.
 pub(crate) const CLOCK_TOLERANCE_MS: i64 = 5 * 60 * 1000;
@@ -163,6 +164,16 @@ impl World {
         world.server.start(world.now_ms, draw, &mut world.ledger)?;
         let tables = VARIANTS[variant].tables.iter().enumerate();
         world.ledger.policies = VARIANTS[variant].tables.iter().map(|t| t.columns.iter().map(|c| c.1.policy()).collect()).collect();
+        world.ledger.delete_wins = VARIANTS[variant].tables.iter().map(|t| t.name == "gone").collect();
+        world.ledger.reject = VARIANTS[variant].tables.iter().map(|t| t.name == "strict").collect();
+        if variant == POLICIES {
+            let mut own = Rng::new(seed ^ 0x4e50);
+            for d in &mut world.devices {
+                d.resolves = own.chance(40);
+                // Where every program enforces foreign keys, no child is ever left to a person.
+                d.foreign_keys |= !world.faults.has(Fault::ForeignKey);
+            }
+        }
         world.ledger.integer_keys = tables.filter(|(_, t)| t.key.iter().any(|k| k.1 == Kind::Range)).map(|(t, _)| t).collect();
         if world.faults.has(Fault::Rule) {
             world.make_rule()?;
@@ -401,7 +412,10 @@ impl World {
         let now = self.now_ms;
         let device = &mut self.devices[d];
         let Some(mut running) = device.processes[p].running.take() else { return Ok(()) };
-        let made = device.run(p, now, draw, How::Absorbing, &mut self.ledger, |replica, env| running.session.next(replica, env))?;
+        self.ledger.group = Some(self.ledger.group_next());
+        let made = device.run(p, now, draw, How::Absorbing, &mut self.ledger, |replica, env| running.session.next(replica, env));
+        self.ledger.group = None;
+        let made = made?;
         let Ran::Done(request) = made else { return Ok(()) };
         running.sent_ms = now;
         let token = running.token;
@@ -453,6 +467,9 @@ impl World {
                 return Ok(());
             }
         };
+        if self.one_past && !self.splits {
+            self.ledger.check_groups()?;
+        }
         self.say(&|_| format!("authority: answers device {}.{}: {}", message.device, message.process, reply_in_words(&reply)));
         if let Reply::Answer(bytes) = &reply {
             self.mix(bytes);
@@ -500,8 +517,10 @@ impl World {
         let draw = self.rng.next();
         let now = self.now_ms;
         let device = &mut self.devices[d];
+        let apart = device.site.waiting(&["strict"]);
         let ran = device.run(p, now, draw, How::Absorbing, &mut self.ledger, |replica, env| running.session.answer(replica, env, &request, &answer))?;
         let Ran::Done(step) = ran else { return Ok(()) };
+        self.check_apart(d, &apart)?;
         self.say(&|w| format!("device {d}.{p}: takes it in{late}, is at {} and {step:?}", w.devices[d].cursor().map_or(0, |c| c.seq.0)));
         let notices = running.session.summary().notices.clone();
         self.say(&|_| if notices.is_empty() { "  no notice".into() } else { format!("  notices {notices:?}") });
@@ -510,6 +529,35 @@ impl World {
         }
         self.check_prefix(d)?;
         if in_time && step == Step::Again {
+            self.devices[d].processes[p].running = Some(running);
+            return self.send(d, p);
+        }
+        if in_time && self.devices[d].resolves {
+            return self.let_resolver(d, p, running);
+        }
+        Ok(())
+    }
+
+    /// Lets a device's app settle what waits at the end of a sync, and send that.
+    fn let_resolver(&mut self, d: usize, p: usize, mut running: Running) -> Check {
+        let (now, round) = (self.now_ms, running.session.summary().rounds);
+        let draw = self.rng.next();
+        let listed = self.devices[d].run(p, now, draw, How::Absorbing, &mut self.ledger, |replica, env| running.session.unsettled(replica, env))?;
+        let Ran::Done(waiting) = listed else { return Ok(()) };
+        let mut settled = false;
+        for conflict in waiting {
+            let Some(row) = merged_by_code(&conflict) else { continue };
+            let draw = self.rng.next();
+            let ran = self.devices[d]
+                .run(p, now, draw, How::Absorbing, &mut self.ledger, |replica, env| running.session.settle_one(replica, env, &conflict, row.clone(), round))?;
+            let Ran::Done(done) = ran else { return Ok(()) };
+            self.say(&|_| format!("device {d}.{p}: its app settles {}{:?} by {row:?}: {done}", conflict.refusal.table, conflict.refusal.key));
+            if done && self.conflicts(d)?.iter().any(|c| c.id == conflict.id) {
+                return Err(format!("RESOLVED in vain: {conflict:?} at device {d}"));
+            }
+            settled |= done;
+        }
+        if settled {
             self.devices[d].processes[p].running = Some(running);
             self.send(d, p)?;
         }
@@ -598,6 +646,17 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// What an app's resolver makes of a row: one column of each side, or the greatest of the values.
+fn merged_by_code(conflict: &Conflict) -> Option<BTreeMap<String, Value>> {
+    if conflict.state == "ask" {
+        return Some(conflict.values.iter().filter_map(|(name, all)| Some((name.clone(), all.iter().max_by(|a, b| a.cmp_encoding(b))?.clone()))).collect());
+    }
+    let (local, remote) = (conflict.local.as_ref()?, conflict.remote.as_ref()?);
+    let mut row = local.clone();
+    row.insert("a".into(), remote.get("a")?.clone());
+    Some(row)
 }
 
 /// Says what a request asks.

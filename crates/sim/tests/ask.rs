@@ -68,11 +68,10 @@ fn both_values_are_listed_on_every_device_with_what_was_before() {
         let state: String = d.conn().query_row("SELECT state FROM syncline_status", [], |r| r.get(0)).unwrap();
         assert_eq!(state, "needs_attention");
     }
-    let line: (String, String, String, String, String) = w
-        .a
-        .conn()
-        .query_row("SELECT col, base, local, remote, reason FROM syncline_conflicts", [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))
-        .unwrap();
+    let line: (String, String, String, String, String) =
+        w.a.conn()
+            .query_row("SELECT col, base, local, remote, reason FROM syncline_conflicts", [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))
+            .unwrap();
     assert_eq!(line, ("nick".into(), "old".into(), "a".into(), "b".into(), "ask".into()));
 }
 
@@ -81,14 +80,10 @@ fn each_outcome_on_any_device_settles_it_everywhere() {
     let merged = |value: &str| Resolution::Merged(BTreeMap::from([("nick".to_owned(), Value::text(value))]));
     let other = Resolution::Merged(BTreeMap::from([("name".to_owned(), Value::text("Bea"))]));
     // On A, B and C: what is mine there is a, b, and b, the one that is shown.
-    for (i, (how, on)) in [
-        (Resolution::Mine, ["a", "b", "b"]),
-        (Resolution::Server, ["b", "a", "a"]),
-        (merged("ab"), ["ab", "ab", "ab"]),
-        (other, ["a", "b", "b"]),
-    ]
-    .into_iter()
-    .enumerate()
+    for (i, (how, on)) in
+        [(Resolution::Mine, ["a", "b", "b"]), (Resolution::Server, ["b", "a", "a"]), (merged("ab"), ["ab", "ab", "ab"]), (other, ["a", "b", "b"])]
+            .into_iter()
+            .enumerate()
     {
         for (d, decided) in on.into_iter().enumerate() {
             let (mut w, mut c) = world();

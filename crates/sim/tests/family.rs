@@ -42,13 +42,17 @@ fn play(action: &str, setting: &str, order: [usize; 3], writes: [&str; 3]) -> (V
     w.must_agree();
     let rows: Vec<String> = dump(w.a.conn(), false);
     assert_eq!(dump(third.conn(), false), rows, "{action} {setting} {order:?} {writes:?}");
-    let mut short: Vec<String> = ["SELECT 'g ' || id || ' ' || t FROM g", "SELECT 'p ' || id || ' ' || t || ' ' || n FROM p", "SELECT 'c ' || id || ' ' || coalesce(p, '-') || ' ' || t FROM c"]
-        .iter()
-        .flat_map(|sql| {
-            let mut q = w.a.conn().prepare(sql).unwrap();
-            q.query_map([], |r| r.get::<_, String>(0)).unwrap().map(Result::unwrap).collect::<Vec<_>>()
-        })
-        .collect();
+    let mut short: Vec<String> = [
+        "SELECT 'g ' || id || ' ' || t FROM g",
+        "SELECT 'p ' || id || ' ' || t || ' ' || n FROM p",
+        "SELECT 'c ' || id || ' ' || coalesce(p, '-') || ' ' || t FROM c",
+    ]
+    .iter()
+    .flat_map(|sql| {
+        let mut q = w.a.conn().prepare(sql).unwrap();
+        q.query_map([], |r| r.get::<_, String>(0)).unwrap().map(Result::unwrap).collect::<Vec<_>>()
+    })
+    .collect();
     short.sort();
     (short, rounds)
 }
@@ -67,11 +71,8 @@ fn result(action: &str, setting: &str, writes: [&str; 3]) -> Vec<String> {
 
 const ACTIONS: [&str; 3] = ["", "ON DELETE CASCADE", "ON DELETE SET NULL"];
 /// What an app does that deletes a parent: its children go first, or let go of it.
-const DELETES: [&str; 3] = [
-    "DELETE FROM c; DELETE FROM p WHERE id = 'p1'",
-    "DELETE FROM c; DELETE FROM p WHERE id = 'p1'",
-    "UPDATE c SET p = NULL; DELETE FROM p WHERE id = 'p1'",
-];
+const DELETES: [&str; 3] =
+    ["DELETE FROM c; DELETE FROM p WHERE id = 'p1'", "DELETE FROM c; DELETE FROM p WHERE id = 'p1'", "UPDATE c SET p = NULL; DELETE FROM p WHERE id = 'p1'"];
 
 #[test]
 fn a_row_that_one_deletes_and_another_edits() {
@@ -117,7 +118,8 @@ fn a_whole_family_comes_back_or_goes() {
         assert_eq!(result(action, "keep_edit", writes), ["c c2 p1 new", "g g1 G", "p p1 P 5"]);
         assert_eq!(result(action, "delete_wins", writes), [""; 0]);
         // Two delete apart what a third adds to.
-        let writes = ["DELETE FROM c; DELETE FROM p; DELETE FROM g", "DELETE FROM c", "INSERT INTO c VALUES('c2', 'p1', 'new'); UPDATE c SET t = 'x' WHERE id = 'c1'"];
+        let writes =
+            ["DELETE FROM c; DELETE FROM p; DELETE FROM g", "DELETE FROM c", "INSERT INTO c VALUES('c2', 'p1', 'new'); UPDATE c SET t = 'x' WHERE id = 'c1'"];
         assert_eq!(result(action, "keep_edit", writes), ["c c1 p1 x", "c c2 p1 new", "g g1 G", "p p1 P 5"]);
         assert_eq!(result(action, "delete_wins", writes), [""; 0]);
     }

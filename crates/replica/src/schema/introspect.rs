@@ -7,7 +7,7 @@ mod checks;
 mod local;
 
 use super::{Refused, SCOPE_COLUMN, SchemaError, is_reserved, same, validate};
-use crate::config::{Config, OnDelete, TableConfig};
+use crate::config::{Config, OnDelete, OnReject, TableConfig};
 use catalog::{Entry, Kind};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
@@ -122,6 +122,7 @@ fn apply_options(def: &mut TableDef, config: Option<&TableConfig>, options: &Syn
     def.options.priority = config.priority;
     def.options.policy = config.policy.clone();
     def.options.delete_wins = config.on_delete == OnDelete::DeleteWins;
+    def.options.hold_bundle = config.on_reject == OnReject::HoldBundle;
     def.options.groups = config.groups.clone();
     for column in &mut def.columns {
         if let Some(of) = config.column(&column.name) {
