@@ -67,7 +67,9 @@ fn what_a_resolver_makes_of_base_local_and_remote_is_written_and_sent_by_the_sam
 fn a_resolver_settles_what_is_asked() {
     let world = World::new();
     let (a, b) = world.two();
-    b.set_resolver("p", |c| c.values.get("colour").map(|all| BTreeMap::from([("colour".to_owned(), all.iter().min_by_key(|v| v.to_string()).unwrap().clone())])));
+    b.set_resolver("p", |c| {
+        c.values.get("colour").map(|all| BTreeMap::from([("colour".to_owned(), all.iter().min_by_key(|v| v.to_string()).unwrap().clone())]))
+    });
     write(&a, "UPDATE p SET colour = 'blue'");
     write(&b, "UPDATE p SET colour = 'red'");
     sync(&a);
@@ -85,11 +87,8 @@ fn a_resolver_that_declines_panics_or_makes_no_fit_leaves_the_row_to_a_person() 
     sync(&a);
     write(&b, "UPDATE stock SET n = 2");
     type Made = Option<BTreeMap<String, Value>>;
-    let made: [(&str, fn() -> Made); 3] = [
-        ("", || None),
-        ("panicked", || panic!("not today")),
-        ("does not do", || Some(BTreeMap::from([("n".to_owned(), Value::Int(5000))]))),
-    ];
+    let made: [(&str, fn() -> Made); 3] =
+        [("", || None), ("panicked", || panic!("not today")), ("does not do", || Some(BTreeMap::from([("n".to_owned(), Value::Int(5000))])))];
     for (said, made) in made {
         b.set_resolver("stock", move |_| made());
         let report = sync(&b);
