@@ -10,6 +10,7 @@ mod catch_up;
 mod latency;
 mod local;
 mod memory;
+mod merge;
 mod proxy;
 mod row;
 mod wire;
@@ -62,6 +63,8 @@ enum Part {
     Memory,
     /// Reading what changed many times
     CatchUp,
+    /// Merging under each policy
+    Merge,
 }
 
 /// How much is measured.
@@ -102,6 +105,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
             Part::Bytes => wire::measure()?,
             Part::Memory => memory::measure(amount)?,
             Part::CatchUp => catch_up::measure(amount)?,
+            Part::Merge => merge::measure(amount)?,
         };
         rows.extend(found.into_iter().map(|row| row.of(&name)));
     }

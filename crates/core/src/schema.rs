@@ -137,7 +137,7 @@ pub struct TableOptions {
     /// keep_edit (default) or delete_wins.
     pub delete_wins: bool,
     /// Whether rows that were written together with one of this table are committed together or not at all (`on_reject`).
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     pub hold_bundle: bool,
     /// Columns that share one stamp.
     pub groups: Vec<Vec<String>>,

@@ -5,9 +5,10 @@
 
 use crate::apply::Applied;
 use crate::error::{Doing, Error, Result};
-use crate::tx::{Role, Tx};
+use crate::registry::Table;
+use crate::tx::{Role, Scope, Tx};
 use syncline_core::schema::{ScopeRule, TableDef};
-use syncline_core::{Key, Policies};
+use syncline_core::{Extra, Key, Lost, LostReason, Policies, Policy, RowState, Seq};
 
 /// Says why the rules of `theirs` cannot follow those of `ours` where rows may already be merged by them; else what they become.
 pub fn change_rules(ours: &TableDef, theirs: &TableDef) -> std::result::Result<TableDef, String> {
@@ -101,14 +102,31 @@ impl Tx<'_> {
         let mut out = Applied::default();
         for (scope, key) in rows {
             let scope = self.scope(scope)?;
-            let mut row = self.load_complete(&scope, &t, &Key(key))?;
+            let key = Key(key);
+            let mut row = self.load_complete(&scope, &t, &key)?;
             let before = row.state.clone();
             if row.state.adopt(&t.policies) {
+                self.note_unasked(&scope, &t, &key, &before)?;
                 self.place(&scope, &t, &mut row, &before, &mut out)?;
                 self.save(&scope, &t, &mut row)?;
             }
         }
         self.set_applying(false)
+    }
+
+    /// Notes values that waited for a decision which nobody is asked for any more.
+    fn note_unasked(&mut self, scope: &Scope, t: &Table, key: &Key, before: &RowState) -> Result<()> {
+        let mut lost = Vec::new();
+        for (c, extra) in &before.extras {
+            if let (Extra::Ask(kept), Some(shown)) = (extra, before.cell(*c))
+                && t.policies.column(*c) != Policy::Ask
+            {
+                let others = kept.iter().filter(|x| x.value != shown.value);
+                lost.extend(others.map(|x| Lost { column: *c, lost: x.clone(), won: Some(shown.clone()), reason: LostReason::Superseded }));
+            }
+        }
+        let seq = if self.role == Role::Authority { self.head(scope.n)?.next() } else { Seq(0) };
+        self.note_lost(scope, t, key, &lost, seq)
     }
 
     /// Changes the rules of one of the authority's tables to what a device declares. Says whether anything changed.

@@ -1,123 +1,170 @@
-//! Rules that random histories need too seldom: for each the smallest history that needs it, which holds with the rule and fails without.
-#![cfg(feature = "planted")]
+//! Changing a column's rule on a live table: for each pair what becomes of what is there, and which pairs are refused.
 
 mod two_devices;
 
-use rusqlite::Connection;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use syncline::session::{Session, Step};
-use syncline_core::{Limits, planted};
-use syncline_replica::Resolution;
-use syncline_server::Authority;
+use std::collections::BTreeMap;
 use two_devices::World;
 
-/// Plays a history with the rule, and without it.
-fn needs(rule: &str, history: fn()) {
-    history();
-    planted::plant(rule);
-    let without = catch_unwind(AssertUnwindSafe(history));
-    planted::plant("");
-    assert!(without.is_err(), "the history holds without `{rule}` too: it proves nothing");
+const RULES: [&str; 9] = ["lww", "server", "ask", "counter", "max", "min", "gset", "set", "text"];
+
+/// A table whose column can have every rule, as far as its values allow.
+fn schema(rule_from: &str, rule_to: &str) -> (&'static str, &'static str) {
+    let number = |r: &str| matches!(r, "counter");
+    let set = |r: &str| matches!(r, "set" | "gset");
+    // (declaration, first value): one that both rules can take; '[1]' is a text, too.
+    match () {
+        () if (number(rule_from) || number(rule_to)) && !set(rule_from) && !set(rule_to) && rule_from != "text" && rule_to != "text" => ("v INTEGER", "5"),
+        () => ("v", "'[1]'"),
+    }
 }
 
-/// One request of A and its answer, in pages of one row: what is pending goes up, and only the beginning of the delta comes down.
-fn begin_sync_a(w: &mut World) {
-    let mut session = Session::new(Limits { page_bytes: 1, ..Limits::default() });
-    let request = session.next(&mut w.a.replica, &mut w.a.env).unwrap();
-    let answer = w.authority.sync(&mut w.env, &w.a.caller, &request).unwrap();
-    assert!(answer.scopes[0].delta.as_ref().is_some_and(|d| d.next.is_some()), "the delta is whole: {answer:?}");
-    assert_eq!(session.answer(&mut w.a.replica, &mut w.a.env, &request, &answer).unwrap(), Step::Again);
+fn config(rule: &str) -> String {
+    format!("[table.t]\ncolumns = {{ v = '{rule}' }}")
 }
 
-fn conflicts_of_a(w: &mut World) -> Vec<syncline_replica::Conflict> {
-    w.a.replica.transact(&mut w.a.env, |tx| tx.conflicts()).unwrap()
+/// What two concurrent writes of the new rule come to, from the value that was there.
+fn two_writes(rule: &str, number: bool) -> (&'static str, &'static str, Vec<&'static str>) {
+    match (rule, number) {
+        ("counter", _) => ("UPDATE t SET v = v + 10", "UPDATE t SET v = v + 100", vec!["115"]),
+        ("max", true) => ("UPDATE t SET v = 7", "UPDATE t SET v = 9", vec!["9"]),
+        ("min", true) => ("UPDATE t SET v = 3", "UPDATE t SET v = 1", vec!["1"]),
+        (_, true) => ("UPDATE t SET v = 7", "UPDATE t SET v = 9", vec!["7", "9"]),
+        ("max", _) => ("UPDATE t SET v = '[2]'", "UPDATE t SET v = '[3]'", vec!["[3]"]),
+        ("min", _) => ("UPDATE t SET v = '[0]'", "UPDATE t SET v = '[ ]'", vec!["[ ]"]),
+        ("set", _) => ("UPDATE t SET v = '[1,2]'", "UPDATE t SET v = '[3]'", vec!["[2,3]", "[3,2]"]),
+        ("gset", _) => ("UPDATE t SET v = '[1,2]'", "UPDATE t SET v = '[3]'", vec!["[1,2,3]", "[1,3,2]"]),
+        ("text", _) => ("UPDATE t SET v = 'a [1]'", "UPDATE t SET v = '[1] b'", vec!["a [1] b"]),
+        _ => ("UPDATE t SET v = 'a'", "UPDATE t SET v = 'b'", vec!["a", "b"]),
+    }
 }
 
-fn copy_of_authority(w: &World, dir: &Path) -> PathBuf {
-    let path = dir.join("backup.db");
-    w.authority.replica.conn().execute("VACUUM INTO ?1", [path.to_str().unwrap()]).unwrap();
-    path
+impl World {
+    fn value(&self) -> String {
+        let read = |conn: &rusqlite::Connection| -> String { conn.query_row("SELECT CAST(v AS TEXT) FROM t", [], |r| r.get(0)).unwrap() };
+        let (a, b, s) = (read(self.a.conn()), read(self.b.conn()), read(self.authority.replica.conn()));
+        assert_eq!((&a, &a), (&b, &s));
+        a
+    }
 }
 
-/// A bundle was acknowledged beyond the cursor, the authority was put back to before it, and its sequence has passed that
-/// number again: cursor and watermark look right, only the bundle's name tells.
+fn is_allowed(from: &str, to: &str) -> bool {
+    matches!(from, "lww" | "server" | "ask") || to == "lww" || from == to
+}
+
 #[test]
-fn an_acknowledged_bundle_that_is_gone_is_noticed_and_offered_again() {
-    needs("acked_not_checked", || {
-        let dir = tempfile::tempdir().unwrap();
-        let mut w = World::new("CREATE TABLE note(id TEXT PRIMARY KEY, text TEXT)");
-        w.sync_b();
-        w.a.sql("INSERT INTO note VALUES('first', '')");
-        w.calm();
-        w.b.sql("INSERT INTO note VALUES('b1', ''), ('b2', ''), ('b3', '')");
-        w.sync_b();
-        let backup = copy_of_authority(&w, dir.path());
-        w.a.sql("INSERT INTO note VALUES('of A', 'must not be lost')");
-        begin_sync_a(&mut w);
-        w.authority = Authority::open(Connection::open(backup).unwrap(), &mut w.env).unwrap();
-        for id in ["b4", "b5"] {
-            w.b.sql(&format!("INSERT INTO note VALUES('{id}', '')"));
-            w.sync_b();
+fn each_pair_keeps_what_is_there_or_is_refused_with_what_to_do() {
+    for from in RULES {
+        for to in RULES.into_iter().filter(|to| *to != from) {
+            let (declared, first) = schema(from, to);
+            let number = first == "5";
+            let tables = format!("CREATE TABLE t(id TEXT PRIMARY KEY, {declared});");
+            let Some((from_config, to_config)) = Some((config(from), config(to))).filter(|_| number || (from != "counter" && to != "counter")) else {
+                continue;
+            };
+            let mut w = World::with_config(&tables, &from_config);
+            w.a.sql(&format!("INSERT INTO t VALUES('r', {first})"));
+            w.b_must_equal_a();
+            let before = w.value();
+            if !is_allowed(from, to) {
+                let error = w.another_error(&tables, &to_config);
+                assert!(
+                    error.contains(&format!("`{from}` at the authority and cannot become `{to}`")) && error.contains("make it `lww` first"),
+                    "{from} to {to}: {error}"
+                );
+                assert_eq!(w.value(), before);
+                continue;
+            }
+            let mut c = w.another(&tables, &to_config);
+            w.sync(&mut c);
+            w.must_agree();
+            assert_eq!(w.value(), before, "{from} to {to} keeps the value");
+            let (x, y, expected) = two_writes(to, number);
+            w.a.sql(x);
+            w.b.sql(y);
+            w.sync(&mut c);
+            w.must_agree();
+            let now = w.value();
+            assert!(expected.contains(&now.as_str()), "{from} to {to}: {now}, and should be one of {expected:?}");
         }
-        let synced = w.sync_a();
-        assert!(!synced.notices.iter().any(|n| n.contains("differed")), "{:?}", synced.notices);
-        assert_eq!(w.must_agree().len(), 7);
-    });
+    }
 }
 
-/// The answer to A's edit was lost, and B has edited the row since, on A's edit: A learns both at once.
 #[test]
-fn an_edit_that_was_committed_is_no_conflict_with_what_was_built_on_it() {
-    needs("confirmations_after_merge", || {
-        let mut w = World::with_config("CREATE TABLE bill(id TEXT PRIMARY KEY, amount INTEGER)", "[table.bill]\npolicy = \"reject\"");
-        w.a.sql("INSERT INTO bill VALUES('i', 1)");
-        w.calm();
-        w.a.sql("UPDATE bill SET amount = 2");
-        let request = Session::new(Limits::default()).next(&mut w.a.replica, &mut w.a.env).unwrap();
-        w.authority.sync(&mut w.env, &w.a.caller, &request).unwrap();
-        w.sync_b();
-        w.b.sql("UPDATE bill SET amount = 3");
-        w.sync_b();
+fn writes_of_the_old_rule_that_meet_under_the_new_one_are_not_lost_without_a_word() {
+    // B's write is still on B when the rule changes; A's is at the authority. Under the new rule one may win: the other is journalled,
+    // counted, or shown.
+    for (from, to, declared, first, writes) in [
+        ("counter", "lww", "v INTEGER", "5", ["UPDATE t SET v = v + 1", "UPDATE t SET v = v + 2"]),
+        ("set", "lww", "v TEXT", "'[1]'", ["UPDATE t SET v = '[1,2]'", "UPDATE t SET v = '[1,3]'"]),
+        ("text", "lww", "v TEXT", "'one'", ["UPDATE t SET v = 'one two'", "UPDATE t SET v = 'zero one'"]),
+        ("ask", "lww", "v TEXT", "'x'", ["UPDATE t SET v = 'a'", "UPDATE t SET v = 'b'"]),
+        ("lww", "ask", "v TEXT", "'x'", ["UPDATE t SET v = 'a'", "UPDATE t SET v = 'b'"]),
+        ("server", "lww", "v TEXT", "'x'", ["UPDATE t SET v = 'a'", "UPDATE t SET v = 'b'"]),
+    ] {
+        let tables = format!("CREATE TABLE t(id TEXT PRIMARY KEY, {declared});");
+        let mut w = World::with_config(&tables, &config(from));
+        w.a.sql(&format!("INSERT INTO t VALUES('r', {first})"));
+        w.b_must_equal_a();
+        w.a.sql(writes[0]);
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        w.b.sql(writes[1]);
         w.sync_a();
-        let conflicts = conflicts_of_a(&mut w);
-        assert!(conflicts.is_empty(), "{conflicts:#?}");
-        assert_eq!(w.must_agree(), ["bill: id=text \"i\" amount=integer 3"]);
-    });
+        let a: String = w.a.conn().query_row("SELECT CAST(v AS TEXT) FROM t", [], |r| r.get(0)).unwrap();
+        let b: String = w.b.conn().query_row("SELECT CAST(v AS TEXT) FROM t", [], |r| r.get(0)).unwrap();
+        let mut c = w.another(&tables, &config(to));
+        w.sync(&mut c);
+        w.must_agree();
+        let now = w.value();
+        let journal = w.a.replica.transact(&mut w.a.env, |tx| tx.journal(100)).unwrap();
+        let conflicts = w.a.replica.transact(&mut w.a.env, |tx| tx.conflicts()).unwrap();
+        for lost in [&a, &b] {
+            let journalled = journal.iter().any(|j| j.lost_value.to_string().trim_matches('"') == lost || j.lost_value.as_str() == Some(lost));
+            let asked = conflicts.iter().any(|c| c.values.values().flatten().any(|v| v.as_str() == Some(lost)));
+            assert!(*lost == now || journalled || asked, "{from} to {to}: {lost} is nowhere; {now} is shown, {journal:?}");
+        }
+    }
 }
 
-/// A row is parked between two that are committed, and comes back before this device has passed their bundle.
 #[test]
-fn a_row_that_leaves_parking_is_not_taken_for_one_of_a_bundle_that_went_without_it() {
-    needs("unparked_keeps_number", || {
-        let mut w = World::new("CREATE TABLE who(id TEXT PRIMARY KEY, email TEXT UNIQUE)");
-        w.sync_b();
-        w.b.sql("INSERT INTO who VALUES('b', 'x'), ('b1', 'b1'), ('b2', 'b2'), ('b3', 'b3')");
-        w.sync_b();
-        w.a.sql("INSERT INTO who VALUES('r1', 'r1'), ('r2', 'x'), ('r3', 'r3')");
-        begin_sync_a(&mut w);
-        let parked = conflicts_of_a(&mut w);
-        assert_eq!(parked.len(), 1, "{parked:#?}");
-        begin_sync_a(&mut w);
-        w.b.sql("UPDATE who SET email = 'free' WHERE id = 'b'");
-        w.sync_b();
-        let id = parked[0].id.clone();
-        w.a.replica.transact(&mut w.a.env, |tx| tx.absorb().and_then(|_| tx.resolve(&id, &Resolution::Mine))).unwrap();
-        let synced = w.sync_a();
-        assert!(!synced.notices.iter().any(|n| n.contains("differed")), "{:?}", synced.notices);
-        assert_eq!(w.must_agree().len(), 7);
-    });
+fn values_that_wait_for_a_decision_are_journalled_when_nobody_is_asked_any_more() {
+    let tables = "CREATE TABLE t(id TEXT PRIMARY KEY, v TEXT);";
+    let mut w = World::with_config(tables, &config("ask"));
+    w.a.sql("INSERT INTO t VALUES('r', 'x')");
+    w.b_must_equal_a();
+    w.a.sql("UPDATE t SET v = 'a'");
+    std::thread::sleep(std::time::Duration::from_millis(3));
+    w.b.sql("UPDATE t SET v = 'b'");
+    w.must_agree();
+    assert_eq!(w.value(), "b");
+    let mut c = w.another(tables, &config("text"));
+    w.sync(&mut c);
+    w.must_agree();
+    assert_eq!(w.value(), "b");
+    for d in [&mut w.a, &mut w.b] {
+        assert!(d.replica.transact(&mut d.env, |tx| tx.conflicts()).unwrap().is_empty());
+        let lost: BTreeMap<String, Option<String>> =
+            d.replica.transact(&mut d.env, |tx| tx.journal(9)).unwrap().into_iter().map(|j| (j.col, j.lost_value.as_str().map(str::to_owned))).collect();
+        assert_eq!(lost.get("v"), Some(&Some("a".to_owned())));
+    }
 }
 
-/// `INSERT OR REPLACE` puts another row away through its second unique index, for which SQLite fires no delete trigger.
 #[test]
-fn a_row_that_was_displaced_is_deleted_everywhere() {
-    needs("displaced_unnoticed", || {
-        let mut w = World::new("CREATE TABLE who(id TEXT PRIMARY KEY, email TEXT UNIQUE)");
-        w.sync_b();
-        w.a.sql("INSERT INTO who VALUES('one', 'x'), ('two', 'y')");
-        w.calm();
-        w.a.sql("INSERT OR REPLACE INTO who VALUES('three', 'x')");
-        assert_eq!(w.b_must_equal_a().len(), 2);
-    });
+fn a_table_may_begin_to_reject_and_to_let_deletions_win_but_not_stop_the_latter() {
+    let tables = "CREATE TABLE t(id TEXT PRIMARY KEY, v TEXT);";
+    let mut w = World::with_config(tables, "");
+    w.a.sql("INSERT INTO t VALUES('r', 'x')");
+    w.b_must_equal_a();
+    let mut c = w.another(tables, "[table.t]\npolicy = 'reject'\non_delete = 'delete_wins'");
+    w.sync(&mut c);
+    w.must_agree();
+    w.a.sql("UPDATE t SET v = 'a'");
+    w.b.sql("UPDATE t SET v = 'b'");
+    w.sync_a();
+    assert_eq!(w.sync_b().parked, 1);
+    let id = w.b.replica.transact(&mut w.b.env, |tx| tx.conflicts()).unwrap()[0].id.clone();
+    w.b.replica.transact(&mut w.b.env, |tx| tx.resolve(&id, &syncline_replica::Resolution::Server)).unwrap();
+    w.must_agree();
+    // Who declares nothing follows what is there.
+    let def = w.authority.replica.transact(&mut w.env, |tx| tx.schema()).unwrap();
+    assert!(def.tables[0].options.delete_wins);
 }

@@ -39,6 +39,7 @@ pub fn syncline(dir: &Path, args: &[&str]) -> Ran {
         .args(args)
         .current_dir(dir)
         .env("SYNCLINE_HOME", dir.join("home"))
+        .env("SYNCLINE_CLOCK_OFFSET_MS", std::fs::read_to_string(dir.join("clock")).unwrap_or_default())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -391,6 +392,16 @@ impl Device {
     pub fn conflicts(&self, state: &str) -> Vec<Value> {
         let all = self.run(&["conflicts", "app.db", "--json"]).ends(0).json();
         all.as_array().unwrap().iter().filter(|c| c["state"] == state).cloned().collect()
+    }
+    /// Puts the device's clock off by so much from now on.
+    pub fn put_clock_off(&self, ms: i64) {
+        std::fs::write(self.dir.join("clock"), ms.to_string()).unwrap();
+    }
+    /// Writes as any program would, by the device's own clock: SQLite's is this machine's, so the times that it noted are moved.
+    pub fn sql_by_its_clock(&self, sql: &str) {
+        self.sql(sql);
+        let off: i64 = std::fs::read_to_string(self.dir.join("clock")).map_or(0, |text| text.parse().unwrap());
+        open(&self.file()).execute("UPDATE _syncline_log SET at = at + ?1", [off]).unwrap();
     }
     /// Writes as any program would.
     pub fn sql(&self, sql: &str) {

@@ -11,9 +11,9 @@ use syncline_server::{Engine, accounts};
 const SOON: Duration = Duration::from_secs(20);
 
 /// A server of one account, in the same directory as its devices.
-struct World {
-    place: Place,
-    url: String,
+pub struct World {
+    pub place: Place,
+    pub url: String,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     runtime: Option<tokio::runtime::Runtime>,
     tokens: AtomicU8,
@@ -21,7 +21,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> World {
+    pub fn new() -> World {
         let mut world = World { place: Place::new(), url: String::new(), stop: None, runtime: None, tokens: AtomicU8::new(0), port: 0 };
         world.start();
         world
@@ -45,7 +45,7 @@ impl World {
         }
     }
 
-    fn token(&self) -> String {
+    pub fn token(&self) -> String {
         let conn = Connection::open(self.place.file("server/server.db")).unwrap();
         conn.busy_timeout(Duration::from_secs(5)).unwrap();
         let n = self.tokens.fetch_add(1, Ordering::SeqCst);

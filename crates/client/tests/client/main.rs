@@ -5,5 +5,6 @@ mod end_to_end;
 mod machine;
 mod observe;
 mod pulse;
+mod resolve;
 mod status;
 mod support;
