@@ -257,7 +257,7 @@ impl Tx<'_> {
         // What stood in the way of others' rows is gone.
         self.finish_apply(&own, &mut Applied::default())?;
         self.set_applying(false)?;
-        self.set_meta("vacuum", 1)?;
+        self.set_meta("wipe", 1)?;
         out.notices.push(match kept {
             0 => format!("this account is no longer in scope `{}`: its {} rows are gone from this device", scope.id.0, rows.len()),
             _ => format!(
