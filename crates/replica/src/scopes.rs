@@ -285,6 +285,14 @@ impl Tx<'_> {
             if row.state.is_dead() {
                 continue;
             }
+            if t.is_shared()
+                && let Some(from) = self.other_half(scope, &t, &row)?
+                && let Some(left) = self.load(&from, &t, &key)?
+            {
+                // It was on its way here: it stays where the others have it.
+                self.forget_row(&from, &t, &left)?;
+                self.request_resync(&from)?;
+            }
             let written = if row.version.0 == 0 { t.all_columns() } else { row.pend.clone().unwrap_or_default() };
             for c in written.columns() {
                 let (Some(cell), Some(column)) = (row.state.cell(c), t.columns.get(c)) else { continue };
