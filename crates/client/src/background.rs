@@ -377,7 +377,8 @@ impl Loop {
     fn is_news(&self, scope: &ScopeId, seq: Seq, first: bool) -> bool {
         let inner = &self.db.inner;
         let news = match inner.cursor_of(scope) {
-            Ok(Some(cursor)) => seq > cursor || (first && seq != cursor),
+            // At 0 is one that this account is in no more.
+            Ok(Some(cursor)) => seq > cursor || ((first || seq.0 == 0) && seq != cursor),
             _ => true,
         };
         if news {

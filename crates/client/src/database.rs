@@ -620,16 +620,28 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes the file anew without what was in pages that are free now: after rows were taken away that nobody here may see any
-    /// more. If somebody holds the file, the next sync does.
-    pub fn vacuum_if_due(&self) -> Result<(), Error> {
-        if self.read(|conn| meta::<i64>(conn, "vacuum"))?.is_none() {
+    /// Overwrites the free pages of the file: after rows were taken away that nobody here may see any more. VACUUM would do, and give
+    /// rows without an INTEGER key new rowids, which an app's full-text index may point at. If somebody holds the file, the next sync does.
+    pub fn wipe_if_due(&self) -> Result<(), Error> {
+        if self.read(|conn| meta::<i64>(conn, "wipe"))?.is_none() {
             return Ok(());
         }
         let conn = self.connect()?;
-        let done = conn.execute_batch("VACUUM").and_then(|()| conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get::<_, i64>(0)));
-        match done {
-            Ok(0) => self.note(&[("vacuum", &rusqlite::types::Null)]),
+        let wipe = || -> rusqlite::Result<i64> {
+            conn.execute_batch("PRAGMA secure_delete = ON; BEGIN IMMEDIATE; CREATE TABLE _syncline_wipe(x)")?;
+            let free: i64 = conn.query_row("PRAGMA freelist_count", [], |r| r.get(0))?;
+            // One row fills one page; pages that are freed are then overwritten.
+            conn.execute(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+                 INSERT INTO _syncline_wipe SELECT zeroblob(page_size - 200) FROM n, pragma_page_size",
+                [free.max(1)],
+            )?;
+            conn.execute_batch("DROP TABLE _syncline_wipe; COMMIT")?;
+            conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get(0))
+        };
+        let wiped = wipe();
+        match wiped {
+            Ok(0) => self.note(&[("wipe", &rusqlite::types::Null)]),
             _ => Ok(()),
         }
     }

@@ -152,7 +152,7 @@ impl Database {
         let mut traffic = Traffic::default();
         let mut notices = Vec::new();
         let ended = self.inner.run(&mut session, &mut traffic, &mut notices, &over, &mut progress);
-        let _ = self.inner.vacuum_if_due();
+        let _ = self.inner.wipe_if_due();
         let report = self.inner.report(started, session.summary(), &traffic, notices, ended);
         // The report says what happened whether or not it can be noted: a full disk must not hide it.
         let _ = self.inner.note_report(&report);

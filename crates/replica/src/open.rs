@@ -35,6 +35,10 @@ impl Replica {
         let role: String = conn.query_row("SELECT value FROM _syncline_meta WHERE name = 'role'", [], |r| r.get(0)).doing("reading the sidecar's role")?;
         let role = if role == "authority" { Role::Authority } else { Role::Device };
         conn.pragma_update(None, "foreign_keys", role == Role::Authority).doing("setting foreign keys")?;
+        if role == Role::Device {
+            // A scope may be lost one day: no page shall then still have what was deleted from it before.
+            conn.pragma_update(None, "secure_delete", "FAST").doing("asking that deleted rows are overwritten")?;
+        }
         Ok(Replica { conn, cache: Cache::default(), role })
     }
 

@@ -228,7 +228,7 @@ impl Tx<'_> {
     }
 
     /// Finds the other half of a pending move: where a row that is gone here goes on, or where one that is new here was.
-    fn other_half(&mut self, scope: &Scope, t: &Table, row: &RowRecord) -> Result<Option<Scope>> {
+    pub(crate) fn other_half(&mut self, scope: &Scope, t: &Table, row: &RowRecord) -> Result<Option<Scope>> {
         let kinds = if row.state.is_dead() { "0, 3, 4" } else { "1, 2" };
         let sql = |index: &str, place: &str| {
             format!(

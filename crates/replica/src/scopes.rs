@@ -257,7 +257,7 @@ impl Tx<'_> {
         // What stood in the way of others' rows is gone.
         self.finish_apply(&own, &mut Applied::default())?;
         self.set_applying(false)?;
-        self.set_meta("vacuum", 1)?;
+        self.set_meta("wipe", 1)?;
         out.notices.push(match kept {
             0 => format!("this account is no longer in scope `{}`: its {} rows are gone from this device", scope.id.0, rows.len()),
             _ => format!(
@@ -284,6 +284,14 @@ impl Tx<'_> {
             let row = self.load_complete(scope, &t, &key)?;
             if row.state.is_dead() {
                 continue;
+            }
+            if t.is_shared()
+                && let Some(from) = self.other_half(scope, &t, &row)?
+                && let Some(left) = self.load(&from, &t, &key)?
+            {
+                // It was on its way here: it stays where the others have it.
+                self.forget_row(&from, &t, &left)?;
+                self.request_resync(&from)?;
             }
             let written = if row.version.0 == 0 { t.all_columns() } else { row.pend.clone().unwrap_or_default() };
             for c in written.columns() {

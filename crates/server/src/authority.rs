@@ -113,7 +113,7 @@ pub fn write_request(tx: &mut Tx, caller: &Caller, request: &SyncRequest, histor
     for ((scope, done), asked) in pushed.into_iter().zip(&request.scopes) {
         let receipt = match done {
             Pushed::Answered(answer) => {
-                scopes.push((scope, Err(answer)));
+                scopes.push((scope, Err(*answer)));
                 continue;
             }
             Pushed::Looked(receipt) => receipt,
@@ -133,7 +133,7 @@ pub fn write_request(tx: &mut Tx, caller: &Caller, request: &SyncRequest, histor
 /// What one scope's half of a request came to.
 enum Pushed {
     /// There is nothing to read.
-    Answered(ScopeAnswer),
+    Answered(Box<ScopeAnswer>),
     Looked(Option<Receipt>),
 }
 
@@ -182,12 +182,12 @@ fn push_all(
         let (scope, role) = match find_scope(tx, caller, request, &asked.scope)? {
             Ok(seen) => seen,
             Err(answer) => {
-                out.push((Scope { n: 0, id: asked.scope.clone() }, Pushed::Answered(answer)));
+                out.push((Scope { n: 0, id: asked.scope.clone() }, Pushed::Answered(Box::new(answer))));
                 continue;
             }
         };
         if let Some(answer) = other_past(tx, &scope, history, asked)? {
-            out.push((scope, Pushed::Answered(answer)));
+            out.push((scope, Pushed::Answered(Box::new(answer))));
             continue;
         }
         let receipt = match (&asked.push, tried) {

@@ -18,8 +18,9 @@ mod postgres;
 #[allow(dead_code)]
 #[path = "../cli/proxy.rs"]
 mod proxy;
-#[path = "../cli/sharing.rs"]
+#[path = "../cli/scopes.rs"]
 mod scopes;
+#[path = "../cli/sharing.rs"]
 mod sharing;
 #[allow(dead_code)]
 #[path = "../cli/support.rs"]

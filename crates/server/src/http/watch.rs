@@ -72,7 +72,7 @@ pub(super) async fn open(app: Arc<App>, caller: Caller) -> Result<Response, ApiE
     let asker = caller.clone();
     let watch = ask(&app, move |app| app.authority.watch(&asker)).await?;
     let recheck = tokio::time::interval_at(tokio::time::Instant::now() + RECHECK, RECHECK);
-    let mut feed = Feed { app, caller, told: BTreeMap::new(), waiting: VecDeque::new(), changes: watch.changes, recheck, _slot: slot };
+    let mut feed = Feed { app, caller, told: BTreeMap::new(), waiting: VecDeque::new(), lost: VecDeque::new(), changes: watch.changes, recheck, _slot: slot };
     feed.heads(watch.heads);
     let events = futures_util::stream::unfold(feed, async |mut feed| Some((Ok::<_, Infallible>(feed.next().await?), feed)));
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response();
@@ -88,6 +88,8 @@ struct Feed {
     told: BTreeMap<ScopeId, Seq>,
     /// Scopes of which there is something to tell.
     waiting: VecDeque<ScopeId>,
+    /// Scopes that are the caller's no more: told once, as being at 0, like one in which nothing ever was.
+    lost: VecDeque<ScopeId>,
     changes: broadcast::Receiver<(ScopeId, Seq)>,
     recheck: Interval,
     _slot: Slot,
@@ -122,8 +124,14 @@ impl Feed {
     }
 
     fn take_event(&mut self) -> Option<Event> {
-        let scope = self.waiting.pop_front()?;
-        let seq = self.told.get(&scope)?;
+        let (scope, seq) = match self.lost.pop_front() {
+            Some(scope) => (scope, Seq(0)),
+            None => {
+                let scope = self.waiting.pop_front()?;
+                let seq = *self.told.get(&scope)?;
+                (scope, seq)
+            }
+        };
         Some(Event::default().event("scope").data(serde_json::json!({ "scope": scope, "seq": seq }).to_string()))
     }
 
@@ -146,6 +154,7 @@ impl Feed {
             }
             told.insert(scope, seq);
         }
+        self.lost.extend(self.told.keys().filter(|scope| !told.contains_key(scope)).cloned());
         self.waiting.retain(|scope| told.contains_key(scope));
         self.told = told;
     }
