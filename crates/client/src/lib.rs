@@ -39,6 +39,7 @@ pub mod observe;
 mod poll;
 #[doc(hidden)]
 pub mod pulse;
+pub mod room;
 pub mod schema;
 #[doc(hidden)]
 pub mod session;
@@ -57,9 +58,10 @@ pub use error::Error;
 pub use event::SyncEvent;
 pub use explain::{ExplainedColumn, ExplainedTable};
 pub use observe::{Change, ChangedKey, Origin, Rows};
+pub use room::Room;
 pub use schema::SchemaReport;
 pub use session::Summary;
-pub use status::{LastError, Progress, ScopeStatus, State, Status};
+pub use status::{LastError, Progress, ScopeStatus, State, Status, UploadProgress};
 pub use sync::{Outcome, SyncReport};
 
 /// The SQLite that Syncline is built with, for the app's own SQL.

@@ -116,7 +116,9 @@ impl Session {
             let behind = if announced { Vec::new() } else { tx.schema_behind()? };
             let fingerprint = tx.fingerprint()?;
             let device_time_ms = tx.env.now_ms;
-            let request = SyncRequest { version: syncline_core::VERSION, device_time_ms, fingerprint, queued, schema_wanted, scopes: vec![request] };
+            let schema_version = tx.meta::<i64>("schema_version")?.unwrap_or(0) as u64;
+            let version = syncline_core::VERSION;
+            let request = SyncRequest { version, device_time_ms, fingerprint, queued, schema_wanted, scopes: vec![request], schema_version };
             Ok((request, more, behind))
         })?;
         self.announced = true;

@@ -26,6 +26,9 @@ pub struct SyncRequest {
     pub schema_wanted: bool,
     /// The scopes asked about; those left out have not changed on the device.
     pub scopes: Vec<ScopeRequest>,
+    /// The app's own number for its schema; 0 if it has none.
+    #[serde(default)]
+    pub schema_version: u64,
 }
 
 /// One scope in a request.

@@ -64,7 +64,15 @@ fn push(state: &RowState) -> SyncRequest {
         page_bytes: 4096,
         ..ScopeRequest::default()
     };
-    SyncRequest { version: VERSION, device_time_ms: 1_700_000_000_000, fingerprint: Fingerprint([8; 16]), queued: 1, schema_wanted: true, scopes: vec![scope] }
+    SyncRequest {
+        version: VERSION,
+        device_time_ms: 1_700_000_000_000,
+        fingerprint: Fingerprint([8; 16]),
+        queued: 1,
+        schema_wanted: true,
+        scopes: vec![scope],
+        schema_version: 1,
+    }
 }
 
 fn answer(state: &RowState) -> SyncResponse {
