@@ -2,12 +2,13 @@
 
 use crate::device;
 use crate::exit::Exit;
-use crate::output::{Output, count, say};
+use crate::output::{Output, count, say, size};
 use crate::progress;
 use std::path::PathBuf;
 use syncline::DoctorReport;
+use syncline::Room;
 
-/// Checks a database and its sidecar; with --fix mends what can be mended
+/// Checks a database and its sidecar; with --fix mends what can be mended, and gives free room back
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   syncline doctor notes.db
@@ -44,6 +45,14 @@ fn tell(report: &DoctorReport, fix: bool, out: Output) -> anyhow::Result<()> {
     for finding in &report.findings {
         let mended = if finding.fixed { "mended: " } else { "" };
         out.line(format!("{mended}{}", crate::output::plain(&finding.message)))?;
+    }
+    if report.given_back_bytes > 0 {
+        say(format!("the file is smaller by {}", size(report.given_back_bytes)));
+    }
+    report.notices.iter().for_each(|notice| say(format!("note: {notice}")));
+    if report.room.file_bytes > 0 {
+        let Room { file_bytes, free_bytes, sidecar_bytes } = report.room;
+        say(format!("the file takes {}, {} of that for Syncline's records, {} are free", size(file_bytes), size(sidecar_bytes), size(free_bytes)));
     }
     let looked = count(report.rows_checked, "row");
     match (report.ok, fix) {

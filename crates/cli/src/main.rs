@@ -17,6 +17,8 @@ mod explain;
 mod init;
 mod interrupt;
 mod journal;
+#[cfg(test)]
+mod messages;
 mod output;
 mod pending;
 mod progress;

@@ -33,7 +33,7 @@ pub struct Args {
     /// The certificate's key, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// syncline.toml: with --database its [adopt] names tables that are there already. How other tables sync comes with the devices' schema (`init --config`)
+    /// syncline.toml: `demanded_schema_version`, and with --database [adopt], which names tables that are there already. How other tables sync comes with the devices' schema (`init --config`)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -54,6 +54,10 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
         (None, Some(dir)) => Store::Sqlite(Engine::open(dir).with_context(|| format!("opening the authority in {}", dir.display()))?),
         (None, None) => return Err(failure(Exit::Usage, "name a directory with --data, or a PostgreSQL database with --database")),
     };
+    if let Some(version) = config.demanded_schema_version {
+        store.demand_schema_version(version)?;
+        say(format!("devices need schema version {version} or later"));
+    }
     // The only place of this program that is asynchronous.
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(Arc::new(store), args, tls, out))
 }
@@ -80,7 +84,7 @@ async fn serve(store: Arc<Store>, args: Args, tls: Option<Tls>, out: Output) -> 
     Ok(Exit::Done)
 }
 
-/// Reads syncline.toml. Of tables that devices bring nothing in it is the authority's to decide; it is read all the same, so that
+/// Reads syncline.toml. Of tables that devices bring nothing in it is the authority's to decide; all of it is read, so that
 /// a mistake in it, or a setting that does not work yet, is heard of here.
 fn read_config(path: &std::path::Path) -> anyhow::Result<Config> {
     let text =

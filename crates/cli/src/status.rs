@@ -2,7 +2,7 @@
 
 use crate::device;
 use crate::exit::Exit;
-use crate::output::{Output, count, plain};
+use crate::output::{Output, count, plain, size};
 use crate::when;
 use std::path::PathBuf;
 use syncline::{State, Status};
@@ -32,7 +32,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn lines(status: &Status, now: i64) -> Vec<String> {
+pub(crate) fn lines(status: &Status, now: i64) -> Vec<String> {
     let mut lines = vec![format!("state        {}", state(status, now))];
     let mut add = |name: &str, text: String| lines.push(format!("{name:<12} {text}"));
     let waiting = status.pending.saturating_sub(status.parked);
@@ -58,7 +58,7 @@ fn lines(status: &Status, now: i64) -> Vec<String> {
     }
     if let Some(upload) = &status.upload {
         let estimate = upload.estimate_ms.map_or(String::new(), |ms| format!(", about {} more", when::length(ms)));
-        add("sending", format!("{} of {} KiB are at the server{estimate}", upload.bytes / 1024, (upload.bytes + upload.bytes_left) / 1024));
+        add("sending", format!("{} of {} are at the server{estimate}", size(upload.bytes), size(upload.bytes + upload.bytes_left)));
     }
     add("last sync", status.last_synced_at.map_or("never".into(), |at| when::told(at, now)));
     if let Some(error) = &status.last_error {

@@ -84,7 +84,7 @@ fn tell(report: &SyncReport, out: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn in_words(report: &SyncReport) -> String {
+pub(crate) fn in_words(report: &SyncReport) -> String {
     let state = match report.outcome {
         Outcome::Synced => "synced",
         Outcome::NeedsAttention => "synced, with something to decide",

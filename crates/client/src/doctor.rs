@@ -4,6 +4,7 @@
 
 use crate::database::{Database, Inner};
 use crate::error::Error;
+use crate::room::Room;
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -36,6 +37,15 @@ pub struct DoctorReport {
     pub rows_checked: u64,
     /// What was found.
     pub findings: Vec<Finding>,
+    /// How much room the file takes.
+    #[serde(default)]
+    pub room: Room,
+    /// Bytes that the file has shrunk by.
+    #[serde(default)]
+    pub given_back_bytes: u64,
+    /// What kept free room from being given back.
+    #[serde(default)]
+    pub notices: Vec<String>,
 }
 
 impl DoctorReport {
@@ -64,8 +74,18 @@ impl Database {
             report = self.inner.with(|tx| {
                 let mut report = report;
                 check(tx, fix, &mut report)?;
+                if fix {
+                    tx.prune_journal()?;
+                }
                 Ok(report)
             })?;
+            if fix {
+                match self.give_back()? {
+                    Ok(bytes) => report.given_back_bytes = bytes,
+                    Err(why) => report.notices.push(why),
+                }
+            }
+            report.room = self.room()?;
         }
         report.ok = report.findings.iter().all(|f| f.fixed);
         Ok(report)

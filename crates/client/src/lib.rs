@@ -40,6 +40,7 @@ mod poll;
 #[doc(hidden)]
 pub mod pulse;
 mod resolve;
+pub mod room;
 pub mod schema;
 #[doc(hidden)]
 pub mod session;
@@ -58,9 +59,10 @@ pub use error::Error;
 pub use event::SyncEvent;
 pub use explain::{ExplainedColumn, ExplainedTable};
 pub use observe::{Change, ChangedKey, Origin, Rows};
+pub use room::Room;
 pub use schema::SchemaReport;
 pub use session::Summary;
-pub use status::{LastError, Progress, ScopeStatus, State, Status};
+pub use status::{LastError, Progress, ScopeStatus, State, Status, UploadProgress};
 pub use sync::{Outcome, SyncReport};
 
 /// The SQLite that Syncline is built with, for the app's own SQL.

@@ -185,6 +185,7 @@ impl Session {
                 scopes: requests,
                 members: tx.members_known()?,
                 heads: tx.heads_beside(&scopes)?,
+                schema_version: tx.meta::<i64>("schema_version")?.unwrap_or(0) as u64,
             };
             asked.own = tx.scope(OWN)?.id;
             asked.wanted = wanted;

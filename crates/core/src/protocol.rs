@@ -34,6 +34,9 @@ pub struct SyncRequest {
     /// Where the device is in the account's scopes that it does not ask about (`heads::Heads`).
     #[serde(default)]
     pub heads: Heads,
+    /// The app's own number for its schema; 0 if it has none.
+    #[serde(default)]
+    pub schema_version: u64,
 }
 
 /// One scope in a request.

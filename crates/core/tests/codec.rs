@@ -73,6 +73,7 @@ fn push(state: &RowState) -> SyncRequest {
         scopes: vec![scope],
         members: 3,
         heads: Heads(vec![1, u32::MAX]),
+        schema_version: 1,
     }
 }
 

@@ -18,6 +18,8 @@ use syncline_core::schema::{Priority, ScopeRule};
 pub struct Config {
     /// The app's own number for its schema.
     pub schema_version: u64,
+    /// For `serve --config`: the least schema version that devices must have.
+    pub demanded_schema_version: Option<u64>,
     /// Tables by name.
     #[serde(rename = "table")]
     pub tables: BTreeMap<String, TableConfig>,

@@ -132,6 +132,9 @@ impl Tx<'_> {
         }
         let head = self.head(scope.n)?;
         let range = (last < Seq(u64::MAX)).then_some((first.0 as i64, last.0 as i64));
+        if range.is_none() {
+            self.name_once(scope, source, id, head, &names)?;
+        }
         self.conn
             .prepare_cached(
                 "INSERT INTO _syncline_attempt(scope, source, id, attempt, nonce, frozen_at, first, last, rows) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -174,6 +177,31 @@ impl Tx<'_> {
             all.extend(more);
         }
         Ok(Some(all))
+    }
+
+    /// Attempts at one bundle that name the same rows keep the names once, with the newest: a device that is offline for weeks
+    /// tries thousands of times.
+    fn name_once(&self, scope: &Scope, source: SourceId, id: BundleId, frozen_at: Seq, names: &[u8]) -> Result<()> {
+        self.conn
+            .prepare_cached(
+                "UPDATE _syncline_attempt SET rows = x'' WHERE scope = ?1 AND source = ?2 AND id = ?3 AND frozen_at = ?4 AND first IS NULL AND rows = ?5",
+            )
+            .and_then(|mut q| q.execute(params![scope.n, &source.0[..], id.0 as i64, frozen_at.0 as i64, names]))
+            .map(drop)
+            .doing("noting an attempt")
+    }
+
+    /// Gives an attempt its names back, from the next one that has the same.
+    fn name_again(&self, scope: &Scope, source: SourceId, id: BundleId, attempt: i64) -> Result<()> {
+        self.conn
+            .execute(
+                "UPDATE _syncline_attempt AS a SET rows = (SELECT b.rows FROM _syncline_attempt b
+                   WHERE b.scope = a.scope AND b.source = a.source AND b.id = a.id AND b.attempt > a.attempt AND b.rows <> x'' ORDER BY b.attempt LIMIT 1)
+                 WHERE scope = ?1 AND source = ?2 AND id = ?3 AND attempt = ?4 AND first IS NULL AND rows = x''",
+                params![scope.n, &source.0[..], id.0 as i64, attempt],
+            )
+            .map(drop)
+            .doing("noting an acknowledgement")
     }
 
     /// Adds a row to the bundle, and before it the pending parents that the authority has not got yet. Returns its size.
@@ -381,6 +409,7 @@ impl Tx<'_> {
             .optional()
             .doing("looking for an attempt")?;
         let Some(attempt) = known else { return Ok(false) };
+        self.name_again(scope, source, ack.id, attempt)?;
         self.conn
             .execute(
                 "DELETE FROM _syncline_attempt WHERE scope = ?1 AND source = ?2 AND id = ?3 AND attempt <> ?4",

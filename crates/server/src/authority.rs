@@ -95,6 +95,7 @@ impl Authority {
 /// The write half of a request, inside a write transaction. A scope whose push fails leaves nothing behind.
 pub fn write_request(tx: &mut Tx, caller: &Caller, request: &SyncRequest, history: HistoryId, limits: &Limits) -> Result<Written, ApiError> {
     check_request(request)?;
+    check_schema_version(demanded_schema_version(tx)?, request)?;
     tx.verify_capture()?;
     let mut moved: Vec<(ScopeId, Seq)> = absorb_foreign(tx)?.into_iter().map(|(s, n)| (s.id, n)).collect();
     let mut scopes = Vec::with_capacity(request.scopes.len());
@@ -222,6 +223,7 @@ fn find_scope(tx: &mut Tx, caller: &Caller, request: &SyncRequest, id: &ScopeId)
 /// leaves to be noted, `note_pull` notes.
 pub fn look_at_request(tx: &mut Tx, caller: &Caller, request: &SyncRequest, history: HistoryId) -> Result<Written, ApiError> {
     check_request(request)?;
+    check_schema_version(demanded_schema_version(tx)?, request)?;
     let mut scopes = Vec::with_capacity(request.scopes.len());
     for asked in &request.scopes {
         let scope = match find_scope(tx, caller, request, &asked.scope)? {
@@ -321,6 +323,22 @@ pub fn check_request(request: &SyncRequest) -> Result<(), ApiError> {
         return Err(ApiError::BadRequest("a scope is asked about twice".into()));
     }
     Ok(())
+}
+
+/// Refuses an app whose schema is older than the operator demands. Nothing of the request is looked at: an app that is too old may
+/// write what newer ones do not expect.
+pub fn check_schema_version(demanded: u64, request: &SyncRequest) -> Result<(), ApiError> {
+    if request.schema_version >= demanded {
+        return Ok(());
+    }
+    let has = if request.schema_version == 0 { "has no number".to_owned() } else { format!("has version {}", request.schema_version) };
+    Err(ApiError::UpgradeRequired(format!(
+        "this app's schema {has}, the server demands {demanded} or later; update the app. Work goes on here, is kept, and goes up then"
+    )))
+}
+
+fn demanded_schema_version(tx: &Tx) -> Result<u64, ApiError> {
+    Ok(tx.meta::<i64>("demanded_schema_version")?.unwrap_or(0) as u64)
 }
 
 /// Returns a scope that the caller may see, and what it may do there; one that it may not see answers like one that does not exist,

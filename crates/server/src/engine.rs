@@ -187,6 +187,11 @@ impl Engine {
         Ok(answer)
     }
 
+    /// Demands a least schema version of devices from now on; 0 for none.
+    pub fn demand_schema_version(&self, version: u64) -> Result<(), ApiError> {
+        self.write(false, move |tx, _| Ok(tx.set_meta("demanded_schema_version", version as i64)?))
+    }
+
     /// Commits what is pushed and reads what has changed.
     pub fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError> {
         if request.scopes.iter().all(|s| s.push.is_none()) {

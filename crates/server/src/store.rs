@@ -16,6 +16,16 @@ pub enum Store {
     Postgres(Postgres),
 }
 
+impl Store {
+    /// Demands a least schema version of devices from now on; 0 for none.
+    pub fn demand_schema_version(&self, version: u64) -> Result<(), ApiError> {
+        match self {
+            Store::Sqlite(engine) => engine.demand_schema_version(version),
+            Store::Postgres(postgres) => postgres.demand_schema_version(version),
+        }
+    }
+}
+
 impl Authority for Store {
     fn limits(&self) -> Limits {
         match self {

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 /// What a device waits for a byte in these runs, in seconds.
 const STALL: &str = "0.3";
-/// A command that runs longer has stalled.
+/// A command that brings nothing for so long has stalled. One that is still getting somewhere on a link that carries a page at a time
+/// has not; but it is not waited for longer than ten times that.
 const BOUND: Duration = Duration::from_secs(60);
 
 const FAULTS: [&str; 18] = [
@@ -205,12 +206,18 @@ impl Bench {
 /// Runs a command; `None` if it did not end.
 fn ended_with(device: &Device, args: &[&str]) -> Option<i32> {
     let mut child = device.spawn(args);
-    let until = Instant::now() + BOUND;
+    let (mut until, most) = (Instant::now() + BOUND, Instant::now() + 10 * BOUND);
+    let mut brought = progress(&device.file());
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return Some(status.code().unwrap_or(-1));
         }
         if Instant::now() > until {
+            let now = progress(&device.file());
+            if now > brought && Instant::now() < most {
+                (brought, until) = (now, Instant::now() + BOUND);
+                continue;
+            }
             let _ = child.kill();
             let _ = child.wait();
             return None;
@@ -331,6 +338,7 @@ fn far_is_whole(far: &Device, rows_in: u64) -> bool {
 
 /// Rows that are here of a delta half read.
 fn progress(file: &Path) -> Option<i64> {
-    let stage: Option<Vec<u8>> = open(file).query_row("SELECT stage FROM _syncline_scope WHERE n = 1", [], |r| r.get(0)).ok()?;
+    let conn = rusqlite::Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+    let stage: Option<Vec<u8>> = conn.query_row("SELECT stage FROM _syncline_scope WHERE n = 1", [], |r| r.get(0)).ok()?;
     serde_json::from_slice::<serde_json::Value>(&stage?).ok()?["rows"].as_i64()
 }

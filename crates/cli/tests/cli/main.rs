@@ -1,5 +1,8 @@
 //! The `syncline` program as a script sees it: processes, exit codes, JSON, files.
 
+#[cfg(unix)]
+mod asleep;
+mod bounded;
 mod broken;
 mod chaos;
 mod conflicts;

@@ -119,6 +119,62 @@ fn a_device_two_versions_behind_edits_a_row_and_touches_no_newer_column() {
     }
 }
 
+/// The operator demands a version: older apps go on locally, keep what they write, and bring it once they are updated.
+#[test]
+fn an_app_that_is_too_old_keeps_its_work_until_it_is_updated() {
+    const NOTE: &str = "CREATE TABLE note(id TEXT PRIMARY KEY, text TEXT)";
+    let world = World::new();
+    let version = |n: u64| format!("schema_version = {n}\n");
+    let app = |name: &str, n: u64| {
+        let room = world.room(name);
+        std::fs::write(room.file().with_file_name("syncline.toml"), version(n)).unwrap();
+        open(&room.file()).execute_batch(NOTE).unwrap();
+        world.device(name, &["--config", "syncline.toml"], |_| {})
+    };
+    let (old, new, unnumbered) = (app("old", 1), app("new", 3), world.device("unnumbered", &[], |file| open(file).execute_batch(NOTE).unwrap()));
+    old.sql("INSERT INTO note VALUES('a', 'before')");
+    for device in [&old, &new, &unnumbered] {
+        device.sync(0);
+    }
+    let demanded = world.admin("schema", &["--demand-version", "2", "--json"]).ends(0).json();
+    assert_eq!(demanded["demanded_version"], 2);
+    // Local work goes on, and nothing of it is lost or sent; nothing comes either.
+    new.sql("INSERT INTO note VALUES('n', 'from the new app')");
+    new.sync(0);
+    old.sql("INSERT INTO note VALUES('b', 'while too old'); UPDATE note SET text = 'edited' WHERE id = 'a'");
+    let refused = old.run(&["sync", "app.db"]).ends(5);
+    assert!(refused.err.contains("has version 1") && refused.err.contains("demands 2") && refused.err.contains("update the app"), "{refused:?}");
+    let status = old.run(&["status", "app.db", "--json"]).ends(0).json();
+    assert_eq!((&status["state"], &status["pending"], &status["last_error"]["code"]), (&"needs_attention".into(), &2.into(), &"upgrade_required".into()));
+    assert_eq!(old.one("SELECT count(*) FROM note"), "2");
+    assert_eq!(world.rows_at_server().query("SELECT id FROM note ORDER BY id"), [["a"], ["n"]]);
+    let watching = old.run(&["sync", "app.db", "--watch"]).ends(5);
+    assert!(watching.err.contains("update the app"), "{watching:?}");
+    // A restart of the server changes nothing, and the update brings everything.
+    old.sql("ALTER TABLE note ADD COLUMN due TEXT");
+    old.run(&["schema", "commit", "app.db", "--version", "2"]).ends(0);
+    let report = old.sync(0);
+    assert_eq!((&report["rows_up"], &report["rows_down"]), (&2.into(), &1.into()), "{report}");
+    new.sync(0);
+    assert_eq!(new.one("SELECT group_concat(id || text) FROM (SELECT * FROM note ORDER BY id)"), "aedited,bwhile too old,nfrom the new app");
+    // One that says no number is older than any.
+    let refused = unnumbered.run(&["sync", "app.db"]).ends(5);
+    assert!(refused.err.contains("has no number"), "{refused:?}");
+    world.admin("schema", &["--demand-version", "0"]).ends(0);
+    unnumbered.sync(0);
+    equal(&world, &[&old, &new, &unnumbered], "SELECT id || text FROM note ORDER BY id");
+}
+
+/// The same, from the server's own syncline.toml.
+#[test]
+fn a_demanded_version_stands_in_the_servers_configuration() {
+    let world = World::serving("http", &["--config", "server.toml"], |dir| std::fs::write(dir.join("server.toml"), "demanded_schema_version = 7\n").unwrap());
+    let device = world.device("a", &[], |file| open(file).execute_batch("CREATE TABLE note(id TEXT PRIMARY KEY)").unwrap());
+    device.run(&["sync", "app.db"]).ends(5);
+    device.run(&["schema", "commit", "app.db", "--version", "7"]).ends(0);
+    device.sync(0);
+}
+
 #[test]
 fn a_new_table_waits_for_the_servers_schema_and_nothing_waits_for_it() {
     let world = World::new();

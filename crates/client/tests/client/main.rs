@@ -3,6 +3,7 @@
 mod database;
 mod end_to_end;
 mod machine;
+mod networks;
 mod observe;
 mod pulse;
 mod resolve;

@@ -2,7 +2,7 @@
 
 use crate::accounts::{AccountInfo, CursorInfo, DeviceInfo};
 use crate::api_error::ApiError;
-use crate::postgres::db::internal;
+use crate::postgres::db::{Tx, internal};
 use crate::postgres::{Postgres, accounts, migrate};
 use syncline_core::{DeviceId, ScopeId, Seq};
 use tokio_postgres::types::Type;
@@ -28,6 +28,21 @@ impl Postgres {
     pub fn create_token(&self, account: &str, random: [u8; 32], ttl_ms: i64, uses: u32) -> Result<String, ApiError> {
         let inner = &self.inner;
         self.block(async { inner.write(async |tx| accounts::create_token(tx, account, random, ttl_ms, uses, inner.env().now_ms).await).await })
+    }
+    /// Demands a least schema version of devices from now on; 0 for none. Every server heeds it with its next request.
+    pub fn demand_schema_version(&self, version: u64) -> Result<(), ApiError> {
+        let sql = "INSERT INTO syncline.meta(name, value) VALUES('demanded_schema_version', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        self.block(async {
+            let note = async |tx: &Tx| {
+                tx.query(sql, &[(&version.to_string(), Type::TEXT)]).await?;
+                tx.batch("UPDATE syncline.meta SET value = (value::bigint + 1)::text WHERE name = 'schema_number'").await
+            };
+            self.inner.write(note).await
+        })
+    }
+    /// Returns the least schema version that devices must have; 0 for any.
+    pub fn demanded_schema_version(&self) -> Result<u64, ApiError> {
+        self.block(async { self.inner.read(async |tx| Ok(self.inner.tables.current(tx).await?.demanded)).await })
     }
     /// Lists accounts by id.
     pub fn accounts(&self) -> Result<Vec<AccountInfo>, ApiError> {

@@ -32,7 +32,7 @@ mod write;
 use crate::accounts::{Caller, DeviceInfo};
 use crate::api_error::ApiError;
 use crate::ask::Ask;
-use crate::authority::check_request;
+use crate::authority::{check_request, check_schema_version};
 use crate::engine::{OpenError, Watch, random_bytes, system_env};
 use db::{Purpose, Tx, is_contended};
 use deadpool_postgres::Pool;
@@ -91,6 +91,16 @@ impl Env {
 pub(crate) struct Tables(RwLock<Arc<Registry>>);
 
 impl Tables {
+    /// Refuses an app that is too old, before its push is looked at. What this process knows lets most pass; who is refused is
+    /// refused by what stands in the database now.
+    async fn check_version(&self, inner: &Inner, request: &SyncRequest) -> Result<(), ApiError> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.number > 0 && check_schema_version(known.demanded, request).is_ok() {
+            return Ok(());
+        }
+        let current = inner.read(async |tx| self.current(tx).await).await?;
+        check_schema_version(current.demanded, request)
+    }
     async fn current(&self, tx: &Tx) -> Result<Arc<Registry>, ApiError> {
         let number = registry::schema_number(tx).await?;
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -278,6 +288,7 @@ impl Inner {
 
     async fn sync(self: &Arc<Inner>, caller: &Caller, request: &SyncRequest) -> Result<SyncResponse, ApiError> {
         check_request(request)?;
+        self.tables.check_version(self, request).await?;
         let mut seen = self
             .read(async |tx| {
                 let mut seen = Vec::with_capacity(request.scopes.len());
@@ -319,6 +330,7 @@ impl Inner {
         let (response, applied) = self
             .read(async move |tx| {
                 let registry = self.tables.current(tx).await?;
+                check_schema_version(registry.demanded, request)?;
                 let mut scopes = Vec::with_capacity(request.scopes.len());
                 let mut applied = Vec::new();
                 for ((asked, receipt), seen) in request.scopes.iter().zip(receipts).zip(seen) {

@@ -57,6 +57,8 @@ pub struct Registry {
     pub number: i64,
     /// The app's own version of the schema.
     pub version: u64,
+    /// The least that devices must have.
+    pub demanded: u64,
     tables: BTreeMap<i32, Arc<Table>>,
     names: HashMap<String, i32>,
 }
@@ -70,8 +72,10 @@ impl Registry {
     /// Reads all tables.
     pub async fn read(tx: &Tx) -> Result<Registry, ApiError> {
         let mut registry = Registry { number: schema_number(tx).await?, ..Registry::default() };
-        let version = tx.query("SELECT value FROM syncline.meta WHERE name = 'schema_version'", &[]).await?;
-        registry.version = version.first().and_then(|r| r.get::<_, String>(0).parse().ok()).unwrap_or(0);
+        for row in tx.query("SELECT name, value FROM syncline.meta WHERE name IN ('schema_version', 'demanded_schema_version')", &[]).await? {
+            let version = row.get::<_, String>(1).parse().unwrap_or(0);
+            if row.get::<_, &str>(0) == "schema_version" { registry.version = version } else { registry.demanded = version }
+        }
         let mut names: HashMap<i32, Vec<String>> = HashMap::new();
         for row in tx.query("SELECT tbl, name FROM syncline.col ORDER BY tbl, c", &[]).await? {
             names.entry(row.get(0)).or_default().push(row.get(1));

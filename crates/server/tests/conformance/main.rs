@@ -40,4 +40,5 @@ on_both_stores! {
     a_counter_adds_up_and_a_max_never_goes_down
     an_edit_of_an_invoice_that_was_begun_on_another_version_is_refused
     what_loses_against_a_concurrent_write_is_told_to_every_device
+    an_app_that_is_older_than_demanded_is_refused_and_nothing_of_its_push_is_looked_at
 }

@@ -497,3 +497,23 @@ pub fn what_loses_against_a_concurrent_write_is_told_to_every_device(mut bed: Be
         assert_eq!(device.journal.len(), 1);
     }
 }
+
+pub fn an_app_that_is_older_than_demanded_is_refused_and_nothing_of_its_push_is_looked_at(mut bed: Bed) {
+    let (mut a, mut b) = two(&mut bed);
+    let row = a.insert("person", key("p"), vec![Value::Null, Value::Null, text("P")]);
+    bed.store.demand_schema_version(3).unwrap();
+    let mut request = a.pushing(vec![row]);
+    for version in [0, 2] {
+        request.schema_version = version;
+        let refused = bed.store.sync(&a.caller, request.clone()).unwrap_err();
+        assert_eq!((refused.code(), refused.status()), ("upgrade_required", 426));
+        let refused = bed.store.sync(&b.caller, SyncRequest { schema_version: version, ..b.asking() }).unwrap_err();
+        assert_eq!(refused.code(), "upgrade_required");
+    }
+    assert_eq!(bed.one("SELECT count(*) FROM person"), "0");
+    request.schema_version = 3;
+    assert_eq!(committed(&bed.store.sync(&a.caller, request).unwrap().scopes.remove(0).outcome.unwrap()), Seq(1));
+    bed.store.demand_schema_version(0).unwrap();
+    b.pull(&bed.store);
+    assert_eq!(b.shows("person").len(), 1);
+}
