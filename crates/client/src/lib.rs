@@ -25,6 +25,7 @@ pub mod background;
 mod catalog;
 pub mod database;
 pub mod detach;
+pub mod devices;
 pub mod doctor;
 pub mod error;
 pub mod event;
@@ -39,7 +40,9 @@ pub mod observe;
 mod poll;
 #[doc(hidden)]
 pub mod pulse;
+pub mod read;
 pub mod schema;
+pub mod sealed;
 #[doc(hidden)]
 pub mod session;
 pub mod status;

@@ -71,7 +71,8 @@ pub struct TableConfig {
     /// Columns that share one stamp.
     pub groups: Vec<Vec<String>>,
     scope: Option<ScopeConfig>,
-    unread: Option<UnreadConfig>,
+    /// Whether unread rows are counted.
+    pub unread: Option<UnreadConfig>,
     on_reject: Option<String>,
 }
 
@@ -104,10 +105,12 @@ struct ScopeConfig {
     via: Option<String>,
 }
 
+/// How unread rows are counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct UnreadConfig {
-    author: Option<String>,
+#[serde(deny_unknown_fields)]
+pub struct UnreadConfig {
+    /// The column that says which account wrote a row: one's own are never unread.
+    pub author: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -174,9 +177,6 @@ fn check_table(name: &str, table: &TableConfig) -> Result<(), ConfigError> {
     }
     if table.scope.is_some() {
         return not_yet("scope");
-    }
-    if table.unread.is_some() {
-        return not_yet("unread");
     }
     if table.on_reject.is_some() {
         return not_yet("on_reject");
@@ -262,7 +262,6 @@ mod tests {
         for (text, what) in [
             ("[table.a]\nscope = { column = \"team\" }", "scope"),
             ("[table.a]\nscope = { via = \"job\" }", "scope"),
-            ("[table.a]\nunread = { author = \"sender\" }", "unread"),
             ("[table.a]\non_reject = \"keep\"", "on_reject"),
         ] {
             let error = Config::parse(text).unwrap_err();

@@ -24,5 +24,10 @@ CREATE TABLE _syncline_base(
 CREATE TABLE _syncline_apart(
   scope INTEGER NOT NULL, tbl INTEGER NOT NULL, key BLOB NOT NULL, partial INTEGER NOT NULL, remote BLOB NOT NULL, PRIMARY KEY(scope, tbl, key)) WITHOUT ROWID;
 
+-- The account's devices, as the authority last told.
+CREATE TABLE _syncline_device(
+  n INTEGER PRIMARY KEY, device_id TEXT NOT NULL, name TEXT NOT NULL, platform TEXT NOT NULL, app_version TEXT NOT NULL,
+  last_seen INTEGER NOT NULL, revoked INTEGER);
+
 -- The ring of sync events.
 CREATE TABLE _syncline_event(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, event TEXT NOT NULL);

@@ -5,11 +5,13 @@
 //! random number: time and randomness come with each call in [`Env`].
 
 pub mod absorb;
+pub mod account_tables;
 pub mod apart;
 pub mod apply;
 mod behind;
 pub mod bind;
 pub mod capture;
+pub mod carry;
 pub mod clash;
 pub mod config;
 pub mod conflicts;

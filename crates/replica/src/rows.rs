@@ -308,6 +308,9 @@ impl Tx<'_> {
             })
             .doing("saving a row's state")?;
         record.is_new = false;
+        if table.def.options.unread_author.is_some() {
+            self.note_unread(scope, table, record)?;
+        }
         Ok(())
     }
 

@@ -19,6 +19,9 @@ CREATE VIEW syncline_scopes(scope_id, role, last_bundle_seq_seen, head) AS
 SELECT scope_id, 'admin', (SELECT max(seq) FROM _syncline_checkpoint c WHERE c.scope = s.n), (SELECT max(seq) FROM _syncline_checkpoint c WHERE c.scope = s.n)
 FROM _syncline_scope s;
 
+CREATE VIEW syncline_devices(device_id, name, platform, app_version, last_seen, revoked) AS
+SELECT device_id, name, platform, app_version, last_seen, revoked FROM _syncline_device ORDER BY n;
+
 -- The state is derived as `Database::status` derives it, but for `syncing`, which is a lock and no fact of the file. Times are in ms.
 CREATE VIEW syncline_status(state, pending, parked, shelved, captured, oldest_pending_at, last_synced_at, next_retry_at, last_error_code, last_error) AS
 SELECT

@@ -3,11 +3,13 @@
 mod broken;
 mod chaos;
 mod conflicts;
+mod devices;
 mod doctor;
 mod faults;
 #[cfg(target_os = "linux")]
 mod full;
 mod hard;
+mod identity;
 mod leaving;
 mod local;
 mod migrations;
@@ -18,6 +20,7 @@ mod priority;
 #[cfg(target_os = "linux")]
 mod progress;
 mod proxy;
+mod reading;
 mod sharing;
 mod support;
 mod sync;
