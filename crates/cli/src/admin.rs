@@ -1,9 +1,12 @@
 //! `syncline admin …`: operating the authority. Works beside a running server, on the same database.
 
 mod accounts;
+mod backup;
 mod bundles;
+mod delivery;
 mod devices;
 mod doctor;
+mod gc;
 mod schema;
 mod token;
 
@@ -34,8 +37,12 @@ enum Command {
     Accounts(accounts::Args),
     Devices(devices::Args),
     Bundles(bundles::Args),
+    Delivery(delivery::Args),
     Doctor(doctor::Args),
     Schema(schema::Args),
+    Gc(gc::Args),
+    Backup(backup::BackupArgs),
+    Restore(backup::RestoreArgs),
 }
 
 /// Which authority.
@@ -62,6 +69,18 @@ struct Data {
 }
 
 impl Place {
+    /// Whether a server runs on the authority's directory now: then it holds the directory's lock. Of a database, its tables tell.
+    fn is_served(&self) -> bool {
+        let Some(data) = &self.data else { return true };
+        std::fs::File::options().write(true).open(data.join("lock")).is_ok_and(|lock| lock.try_lock().is_err())
+    }
+    /// Returns the authority's directory.
+    fn directory(&self) -> anyhow::Result<PathBuf> {
+        match &self.data {
+            Some(data) => Ok(data.clone()),
+            None => Err(failure(Exit::Usage, "a PostgreSQL authority is backed up and restored with PostgreSQL's own tools, all of the database at once")),
+        }
+    }
     /// Opens an authority; one in a directory must be there.
     fn open(&self) -> anyhow::Result<Opened> {
         self.open_with(Data::open)
@@ -79,6 +98,13 @@ impl Place {
     }
 }
 
+/// Returns the directory of an authority that is there.
+fn data_of(place: &Place) -> anyhow::Result<PathBuf> {
+    let data = place.directory()?;
+    Data { data: data.clone() }.open()?;
+    Ok(data)
+}
+
 /// Runs the subcommand.
 pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     match args.command {
@@ -86,8 +112,12 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
         Command::Accounts(args) => accounts::run(args, out),
         Command::Devices(args) => devices::run(args, out),
         Command::Bundles(args) => bundles::run(args, out),
+        Command::Delivery(args) => delivery::run(args, out),
         Command::Doctor(args) => doctor::run(args, out),
         Command::Schema(args) => schema::run(args, out),
+        Command::Gc(args) => gc::run(args, out),
+        Command::Backup(args) => backup::backup(args, out),
+        Command::Restore(args) => backup::restore(args, out),
     }
 }
 

@@ -10,6 +10,7 @@ mod conflicts;
 mod demo;
 mod detach;
 mod device;
+mod devices;
 mod doctor;
 mod events;
 mod exit;
@@ -22,6 +23,7 @@ mod messages;
 mod output;
 mod pending;
 mod progress;
+mod read;
 mod resync;
 mod schema;
 mod scopes;
@@ -79,6 +81,8 @@ enum Command {
     Doctor(doctor::Args),
     Resync(resync::Args),
     Schema(schema::Args),
+    Devices(devices::Args),
+    Read(read::Args),
     Scopes(scopes::Args),
     Detach(detach::Args),
     Serve(serve::Args),
@@ -107,6 +111,8 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args, out),
         Command::Resync(args) => resync::run(args, out),
         Command::Schema(args) => schema::run(args, out),
+        Command::Read(args) => read::run(args, out),
+        Command::Devices(args) => devices::run(args, out),
         Command::Scopes(args) => scopes::run(args, out),
         Command::Detach(args) => detach::run(args, out),
         Command::Serve(args) => serve::run(args, out),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use syncline_core::schema::{IntegerKeys, quote};
 use syncline_core::seal::Seal;
 use syncline_core::{DeviceId, EnrolRequest, EnrolResponse, VERSION};
+use syncline_replica::account_tables::is_account_table;
 use syncline_replica::{Doing, Tx};
 
 /// What joining brought.
@@ -57,6 +58,7 @@ impl Database {
         let home = inner.home()?;
         let schema = inner.with(|tx| {
             tx.absorb()?;
+            tx.install_account_tables()?;
             tx.schema()
         })?;
         let (identity, mark) = self.enrolling(&home, token.trim())?;
@@ -68,6 +70,7 @@ impl Database {
             name: name.into(),
             platform: std::env::consts::OS.into(),
             schema: (!schema.tables.is_empty()).then_some(schema),
+            app_version: inner.options.app_version.clone(),
         };
         let enrolled = match HttpLink::enrol(url, &inner.options.link, &request) {
             // The token may be used up by the answer that was lost; the same request again gets the same answer.
@@ -153,7 +156,7 @@ impl Database {
 /// Takes an enrolment into the sidecar, in one transaction.
 fn join(tx: &mut Tx, enrolled: &EnrolResponse, url: &str, device_id: DeviceId, name: &str) -> syncline_replica::Result<(Vec<String>, Vec<String>)> {
     let again = tx.meta::<String>("device_id")?.is_some();
-    let empty = tx.schema()?.tables.is_empty();
+    let empty = tx.schema()?.tables.iter().all(|t| is_account_table(&t.name));
     let created = tx.create_missing(&enrolled.schema)?;
     let synced = tx.schema()?;
     let not_synced = enrolled.schema.tables.iter().filter(|t| synced.table(&t.name).is_none()).map(|t| t.name.clone()).collect();

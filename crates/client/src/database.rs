@@ -582,6 +582,12 @@ impl Inner {
         Ok(())
     }
 
+    /// Writes facts without waiting for the disk, several at once.
+    pub fn with_notes<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+        let mut notes = lock(&self.notes);
+        work(notes.as_mut().ok_or(Error::NotAttached)?).doing("noting facts in the sidecar")
+    }
+
     /// Reads on a connection that no sync and no app transaction holds.
     pub fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
         let notes = lock(&self.notes);

@@ -4,7 +4,7 @@
 //! database file takes neither along: that is what tells it from the original. Nothing here knows SQL or the network.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use ed25519_dalek::{Signer, SigningKey};
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -139,6 +139,11 @@ impl Identity {
         format!("v1.{}.{expires_s}.{}", self.device_id, URL_SAFE_NO_PAD.encode(signature.to_bytes()))
     }
 
+    /// Returns this device's signature of a message of its own making.
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.key.sign(message).to_bytes()
+    }
+
     /// Returns the anchor. One that is absent, cut short or unreadable counts as none: that loses one of the two ways in which
     /// a restored database is noticed (the other is the nonce in the authority's answer), and nothing else.
     pub fn anchor(&self) -> Option<Anchor> {
@@ -173,6 +178,13 @@ impl Identity {
         };
         write().map_err(|cause| IdentityError::Io { doing: "writing", path: path.clone(), cause })
     }
+}
+
+/// Whether a signature is that of the device with this public key (64 hex digits).
+pub fn verify(public_key: &str, message: &[u8], signature: &[u8]) -> bool {
+    let key = unhex::<32>(public_key).and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok());
+    let signature = <[u8; 64]>::try_from(signature).ok().map(|bytes| Signature::from_bytes(&bytes));
+    key.zip(signature).is_some_and(|(key, signature)| key.verify_strict(message, &signature).is_ok())
 }
 
 /// Shows the id; never the key.

@@ -25,6 +25,7 @@ pub mod background;
 mod catalog;
 pub mod database;
 pub mod detach;
+pub mod devices;
 pub mod doctor;
 pub mod error;
 pub mod event;
@@ -41,7 +42,9 @@ mod poll;
 pub mod pulse;
 mod resolve;
 pub mod room;
+pub mod read;
 pub mod schema;
+pub mod sealed;
 #[doc(hidden)]
 pub mod session;
 pub mod status;

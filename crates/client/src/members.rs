@@ -76,7 +76,21 @@ impl Database {
 
     /// Asks the server something beside syncing. An answer that is lost on its way is asked for again, once.
     pub(crate) fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T, Error> {
+        self.ask_within(None, method, path, body)
+    }
+
+    /// The same, with another patience than the link's.
+    pub(crate) fn ask_within<T: DeserializeOwned>(
+        &self,
+        stall: Option<std::time::Duration>,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Error> {
         let mut link = crate::sync::watch_link(&self.inner)?;
+        if let Some(stall) = stall {
+            link.be_brief(stall);
+        }
         let key = if method == Method::Post { Some(fresh_key()?) } else { None };
         match link.api(method, path, body, key.as_deref()) {
             Err(LinkError::Timeout | LinkError::Altered(_)) => Ok(link.api(method, path, body, key.as_deref())?),

@@ -40,6 +40,15 @@ pub struct LastError {
     pub at: i64,
 }
 
+/// Something that its owner should know of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// In words.
+    pub message: String,
+    /// When, in ms since 1970.
+    pub at: i64,
+}
+
 /// One scope.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScopeStatus {
@@ -102,6 +111,10 @@ pub struct Status {
     pub migrating: bool,
     /// Why the last sync failed; `None` after a success.
     pub last_error: Option<LastError>,
+    /// Settings of the account that this device does otherwise (`syncline_local_settings`).
+    pub overridden_settings: u64,
+    /// What its owner should know of: that it was put back, copied or revoked, that the server was, that rows were mended. The last such thing.
+    pub last_notice: Option<Notice>,
     /// The account; `None` before `attach`.
     pub account: Option<String>,
     /// This device.
@@ -162,6 +175,8 @@ fn read_status(conn: &Connection, syncing: bool, now_ms: i64) -> Result<Status, 
         upload: upload(conn, syncing)?,
         migrating: meta::<i64>(conn, "migrating")?.is_some(),
         last_error: meta::<String>(conn, "last_error")?.and_then(|text| serde_json::from_str(&text).ok()),
+        overridden_settings: count("SELECT count(*) FROM syncline_local_settings")?,
+        last_notice: meta::<String>(conn, "last_notice")?.and_then(|text| serde_json::from_str(&text).ok()),
         account: meta(conn, "account")?,
         device_id: meta(conn, "device_id")?,
         device_name: meta(conn, "device_name")?,

@@ -153,6 +153,9 @@ impl Database {
         let mut notices = Vec::new();
         let ended = self.inner.run(&mut session, &mut traffic, &mut notices, &over, &mut progress);
         let _ = self.inner.wipe_if_due();
+        if matches!(ended, Ok(Ended::Done)) && until.is_none_or(|until| until > Instant::now() + Duration::from_secs(10)) {
+            self.refresh_devices();
+        }
         let report = self.inner.report(started, session.summary(), &traffic, notices, ended);
         // The report says what happened whether or not it can be noted: a full disk must not hide it.
         let _ = self.inner.note_report(&report);
@@ -198,6 +201,12 @@ impl Inner {
         let began = known.unwrap_or(most).clamp(PAGE_BYTES_MIN, most);
         *session = Session::new(Limits { page_bytes: began, ..Limits::default() });
         let done = self.exchange(session, identity, link, traffic, over, progress);
+        if let Err(Error::Link(LinkError::Api(body))) = &done
+            && body.code == "device_revoked"
+            && let Err(e) = self.end_revoked(identity, body, notices)
+        {
+            notices.push(format!("this device was revoked, and its unsent work could not be sealed: {e}; it is kept, the next sync tries again"));
+        }
         let mut ended = session.page_bytes();
         if done.is_ok() && ended == began {
             ended = (ended * 2).min(most);
@@ -445,6 +454,10 @@ impl Inner {
             let error = report.error.as_ref().and_then(|e| serde_json::to_string(e).ok());
             let retry = report.retry_after_s.map(|s| at + 1000 * s as i64);
             self.note(&[("last_error", &error), ("next_retry_at", &retry)])?;
+        }
+        if !report.notices.is_empty() {
+            let notice = crate::status::Notice { message: report.notices.join("; "), at };
+            self.note(&[("last_notice", &serde_json::to_string(&notice).unwrap_or_default())])?;
         }
         self.append_event(&SyncEvent {
             timestamp: at,

@@ -307,6 +307,9 @@ pub struct EnrolRequest {
     pub platform: String,
     /// The device's tables, if it has any: the first device brings the schema.
     pub schema: Option<Schema>,
+    /// The version of the app.
+    #[serde(default)]
+    pub app_version: String,
 }
 
 /// The answer to an enrolment.

@@ -145,6 +145,9 @@ pub struct TableOptions {
     pub scope: ScopeRule,
     /// How INTEGER keys are kept apart: device-blocks or app.
     pub integer_keys: Option<IntegerKeys>,
+    /// The column that says which account wrote a row, where unread rows are counted.
+    #[serde(default)]
+    pub unread_author: Option<String>,
 }
 
 /// What goes first.

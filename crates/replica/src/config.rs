@@ -75,7 +75,8 @@ pub struct TableConfig {
     /// Where a row's scope comes from.
     #[serde(deserialize_with = "scope_rule")]
     pub scope: ScopeRule,
-    unread: Option<UnreadConfig>,
+    /// Whether unread rows are counted.
+    pub unread: Option<UnreadConfig>,
     /// What becomes of the rows that were written together with a refused one.
     pub on_reject: OnReject,
 }
@@ -120,10 +121,12 @@ struct ScopeConfig {
     via: Option<String>,
 }
 
+/// How unread rows are counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct UnreadConfig {
-    author: Option<String>,
+#[serde(deny_unknown_fields)]
+pub struct UnreadConfig {
+    /// The column that says which account wrote a row: one's own are never unread.
+    pub author: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -139,9 +142,6 @@ pub enum ConfigError {
     /// Not TOML, or a key or value that does not exist.
     #[error("syncline.toml: {0}")]
     Malformed(String),
-    /// Something that later versions do.
-    #[error("syncline.toml: not in this version yet: {0}; take it out to go on without it")]
-    NotYet(String),
 }
 
 const CAUTIONS: [&str; 3] = ["personal", "financial", "health"];
@@ -177,7 +177,6 @@ impl TableConfig {
 }
 
 fn check_table(name: &str, table: &TableConfig) -> Result<(), ConfigError> {
-    let not_yet = |what: &str| Err(ConfigError::NotYet(format!("[table.{name}] {what}")));
     if table.policy.as_deref() != Some(REJECT) {
         check_policy(&format!("[table.{name}] policy"), &table.policy)?;
     }
@@ -187,9 +186,6 @@ fn check_table(name: &str, table: &TableConfig) -> Result<(), ConfigError> {
         if let Some(caution) = config.caution.as_deref().filter(|c| !CAUTIONS.contains(c)) {
             return Err(ConfigError::Malformed(format!("{place}: unknown caution `{caution}`, expected one of {}", CAUTIONS.join(", "))));
         }
-    }
-    if table.unread.is_some() {
-        return not_yet("unread");
     }
     Ok(())
 }
@@ -281,15 +277,6 @@ mod tests {
         assert_eq!(jobs.groups, [["amount", "currency"]]);
         assert_eq!(jobs.column("fee").unwrap().caution.as_deref(), Some("financial"));
         assert_eq!(Config { source: None, ..Config::parse("").unwrap() }, Config::default());
-    }
-
-    #[test]
-    fn what_later_versions_do_is_refused_by_name() {
-        for (text, what) in [("[table.a]\nunread = { author = \"sender\" }", "unread")] {
-            let error = Config::parse(text).unwrap_err();
-            assert!(matches!(&error, ConfigError::NotYet(_)), "{text}: {error}");
-            assert!(error.to_string().contains(what) && error.to_string().contains("not in this version yet: "), "{text}: {error}");
-        }
     }
 
     #[test]

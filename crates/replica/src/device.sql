@@ -41,6 +41,10 @@ CREATE INDEX _syncline_together_group ON _syncline_together(grp, scope);
 
 -- What waits for a decision, one line per column that differs, as the view shows it: the oldest 1,000 rows.
 CREATE TABLE _syncline_inbox(id TEXT NOT NULL, tbl TEXT NOT NULL, key TEXT NOT NULL, col TEXT, base, local, remote, reason TEXT NOT NULL, since INTEGER NOT NULL);
+-- The account's devices, as the authority last told.
+CREATE TABLE _syncline_device(
+  n INTEGER PRIMARY KEY, device_id TEXT NOT NULL, name TEXT NOT NULL, platform TEXT NOT NULL, app_version TEXT NOT NULL,
+  last_seen INTEGER NOT NULL, revoked INTEGER);
 
 -- The ring of sync events.
 CREATE TABLE _syncline_event(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, event TEXT NOT NULL);

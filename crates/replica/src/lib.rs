@@ -5,12 +5,14 @@
 //! random number: time and randomness come with each call in [`Env`].
 
 pub mod absorb;
+pub mod account_tables;
 pub mod apart;
 pub mod apply;
 pub mod ask;
 mod behind;
 pub mod bind;
 pub mod capture;
+pub mod carry;
 pub mod clash;
 pub mod config;
 pub mod conflicts;

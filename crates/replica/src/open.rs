@@ -92,6 +92,7 @@ fn create_sidecar(conn: &Connection, role: Role, env: &mut Env) -> Result<()> {
     if role == Role::Device {
         conn.execute("INSERT INTO _syncline_scope(n, scope_id) VALUES(1, '')", []).doing("making the sidecar")?;
         conn.execute_batch(include_str!("views.sql")).doing("making the views")?;
+        conn.execute_batch(include_str!("account.sql")).doing("making the account's tables")?;
     }
     Ok(())
 }
@@ -124,6 +125,7 @@ impl Tx<'_> {
             self.show_table(n)?;
             self.reconcile(n, false)?;
         }
+        self.install_account_tables()?;
         self.set_meta("schema_version", found.schema.version as i64)?;
         if let Some(text) = &options.config.source {
             self.set_meta("config", text)?;
@@ -177,7 +179,7 @@ impl Tx<'_> {
             let names: Vec<String> = {
                 let mut q = self
                     .conn
-                    .prepare("SELECT name FROM sqlite_schema WHERE type = ?1 AND (name GLOB '_syncline_*' OR (type = 'view' AND name GLOB 'syncline_*'))")
+                    .prepare("SELECT name FROM sqlite_schema WHERE type = ?1 AND (name GLOB '_syncline_*' OR name GLOB 'syncline_*')")
                     .doing("listing the sidecar")?;
                 q.query_map([kind], |r| r.get(0)).and_then(Iterator::collect).doing("listing the sidecar")?
             };

@@ -4,6 +4,7 @@
 //! needed to know later what an acknowledgement covers: a row that has not been numbered since is exactly what was sent.
 //! *Confirmed* is only what the device's own cursor, on a matching chain, has passed.
 
+use crate::account_tables::is_account_table;
 use crate::behind::Behind;
 use crate::error::{Doing, Result};
 use crate::registry::Table;
@@ -321,10 +322,24 @@ impl Tx<'_> {
 
     /// Lists the priorities that occur, highest first.
     fn classes(&mut self) -> Result<Vec<Priority>> {
-        let mut classes: Vec<Priority> = self.registry()?.all().iter().map(|t| t.def.options.priority).collect();
+        let mut classes = Vec::new();
+        for t in self.registry()?.all() {
+            // Every database has the account's tables; while they have no row, they are nobody's class.
+            if is_account_table(&t.def.name) && !self.has_rows(t.n)? {
+                continue;
+            }
+            classes.push(t.def.options.priority);
+        }
         classes.sort();
         classes.dedup();
         Ok(classes)
+    }
+
+    fn has_rows(&self, table: i64) -> Result<bool> {
+        self.conn
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM _syncline_row WHERE scope = 1 AND tbl = ?1)")
+            .and_then(|mut q| q.query_row([table], |r| r.get(0)))
+            .doing("reading the tables")
     }
 
     fn members(&self, sql: &str, scope: &Scope) -> Result<HashSet<Member>> {

@@ -312,6 +312,9 @@ impl Tx<'_> {
             })
             .doing("saving a row's state")?;
         record.is_new = false;
+        if table.def.options.unread_author.is_some() {
+            self.note_unread(scope, table, record)?;
+        }
         if self.cache.waiting == Some(true) {
             self.cache.inbox_stale = true;
         }

@@ -21,6 +21,9 @@ SELECT scope_id, CASE n WHEN 1 THEN 'admin' ELSE role END, (SELECT max(seq) FROM
   max(head, coalesce((SELECT max(seq) FROM _syncline_checkpoint c WHERE c.scope = s.n), 0))
 FROM _syncline_scope s;
 
+CREATE VIEW syncline_devices(device_id, name, platform, app_version, last_seen, revoked) AS
+SELECT device_id, name, platform, app_version, last_seen, revoked FROM _syncline_device ORDER BY n;
+
 -- The state is derived as `Database::status` derives it, but for `syncing`, which is a lock and no fact of the file. Times are in ms.
 CREATE VIEW syncline_status(state, pending, parked, shelved, asked, captured, oldest_pending_at, last_synced_at, next_retry_at, last_error_code, last_error) AS
 SELECT

@@ -15,7 +15,7 @@
 //! may be years off, and its history may be that of an authority since restored; such a bearer is answered with the
 //! authority's time and history, which are no secrets, and the device signs again.
 
-use crate::api_error::ApiError;
+use crate::api_error::{ApiError, SealKey};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signature, VerifyingKey};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -176,8 +176,8 @@ pub fn enrol(conn: &Connection, request: &EnrolRequest, now_ms: i64) -> Result<E
     let key_block = next_key_block(conn)?;
     conn.execute(
         "INSERT INTO _syncline_device(device_id, account, public_key, name, platform, app_version, enrolled_ms, last_seen_ms, key_block)
-         VALUES(?1, ?2, ?3, ?4, ?5, '', ?6, ?6, ?7)",
-        params![request.device_id.0, account, key.to_bytes(), request.name, request.platform, now_ms, key_block as i64],
+         VALUES(?1, ?2, ?3, ?4, ?5, ?8, ?6, ?6, ?7)",
+        params![request.device_id.0, account, key.to_bytes(), request.name, request.platform, now_ms, key_block as i64, request.app_version],
     )?;
     Ok(Enrolled { account, key_block })
 }
@@ -198,7 +198,7 @@ pub(crate) fn judge(claim: &Claim, known: Option<KnownDevice>, history: HistoryI
     let in_time = (now_s - BEARER_SKEW_S..=now_s + BEARER_LIFE_S_MAX + BEARER_SKEW_S).contains(&claim.expires_s);
     match known {
         Some(known) if genuine && in_time && !known.revoked => Ok(Caller { device_id: claim.device_id, account: known.account }),
-        Some(known) if genuine && known.revoked => Err(ApiError::DeviceRevoked),
+        Some(known) if genuine && known.revoked => Err(ApiError::DeviceRevoked(SealKey(known.seal_key))),
         // Also where the signature is not this history's: it may be that of the history before a restore, which is not known
         // here. Said to unknown devices as well.
         _ => Err(ApiError::BearerOutOfDate { server_time_ms: now_ms, history }),
@@ -225,15 +225,64 @@ pub fn ack(conn: &Connection, device: DeviceId, scope: &ScopeId, seq: Seq, now_m
     Ok(())
 }
 
-/// Revokes a device; of one account only, where one is given. Revoking twice keeps the first time.
-pub fn revoke(conn: &Connection, account: Option<&str>, device: DeviceId, now_ms: i64) -> Result<(), ApiError> {
+/// Notes up to where a device was handed a scope's rows. It is a hint for the operator: nothing is forgotten for its sake.
+pub fn served(conn: &Connection, device: DeviceId, scope: &ScopeId, seq: Seq) -> Result<(), ApiError> {
+    conn.prepare_cached(
+        "INSERT INTO _syncline_cursor(device_id, scope, seq, at_ms, served) VALUES(?1, ?2, 0, 0, ?3)
+         ON CONFLICT DO UPDATE SET served = excluded.served WHERE served <> excluded.served",
+    )?
+    .execute(params![device.0, scope.0, seq.0 as i64])?;
+    Ok(())
+}
+
+/// Notes that a stream of wakes is open to a device.
+pub fn stream_opened(conn: &Connection, device: DeviceId, connection: [u8; 16], now_ms: i64) -> Result<(), ApiError> {
+    conn.prepare_cached("INSERT INTO _syncline_stream(connection_id, device_id, since_ms) VALUES(?1, ?2, ?3) ON CONFLICT DO NOTHING")?
+        .execute(params![connection, device.0, now_ms])?;
+    Ok(())
+}
+
+/// Notes that a stream is closed.
+pub fn stream_closed(conn: &Connection, connection: [u8; 16]) -> Result<(), ApiError> {
+    conn.prepare_cached("DELETE FROM _syncline_stream WHERE connection_id = ?1")?.execute([connection])?;
+    Ok(())
+}
+
+/// Revokes a device; of one account only, where one is given. Revoking twice keeps the first time. `seal_key` must be random: the
+/// device seals its unsent work with it.
+pub fn revoke(conn: &Connection, account: Option<&str>, device: DeviceId, seal_key: [u8; 32], now_ms: i64) -> Result<(), ApiError> {
     let changed = conn.execute(
-        "UPDATE _syncline_device SET revoked_ms = coalesce(revoked_ms, ?3) WHERE device_id = ?1 AND (?2 IS NULL OR account = ?2)",
-        params![device.0, account, now_ms],
+        "UPDATE _syncline_device SET revoked_ms = coalesce(revoked_ms, ?3), seal_key = coalesce(seal_key, ?4) WHERE device_id = ?1 AND (?2 IS NULL OR account = ?2)",
+        params![device.0, account, now_ms, seal_key],
     )?;
     match changed {
-        0 => Err(ApiError::Forbidden("there is no such device in this account; `syncline devices` lists them".into())),
+        0 => Err(no_such_device()),
         _ => Ok(()),
+    }
+}
+
+/// Gives a device of the account another name.
+pub fn rename(conn: &Connection, account: &str, device: DeviceId, name: &str) -> Result<(), ApiError> {
+    check_device_name(name)?;
+    let changed = conn.execute("UPDATE _syncline_device SET name = ?3 WHERE device_id = ?1 AND account = ?2", params![device.0, account, name])?;
+    if changed == 0 { Err(no_such_device()) } else { Ok(()) }
+}
+
+/// Notes the version of a device's app.
+pub fn note_version(conn: &Connection, device: DeviceId, app_version: &str) -> Result<(), ApiError> {
+    check_version(app_version)?;
+    conn.execute("UPDATE _syncline_device SET app_version = ?2 WHERE device_id = ?1", params![device.0, app_version])?;
+    Ok(())
+}
+
+/// Returns what opens the sealed file of a revoked device: its seal key and its public key. Of one account only, where one is given.
+pub fn seal_key(conn: &Connection, account: Option<&str>, device: DeviceId) -> Result<([u8; 32], [u8; 32]), ApiError> {
+    let sql = "SELECT seal_key, public_key FROM _syncline_device WHERE device_id = ?1 AND (?2 IS NULL OR account = ?2)";
+    let found = conn.query_row(sql, params![device.0, account], |r| Ok((r.get::<_, Option<[u8; 32]>>(0)?, r.get(1)?))).optional()?;
+    match found {
+        None => Err(no_such_device()),
+        Some((None, _)) => Err(not_revoked()),
+        Some((Some(key), public_key)) => Ok((key, public_key)),
     }
 }
 
@@ -285,6 +334,7 @@ pub(crate) struct KnownDevice {
     pub public_key: [u8; 32],
     pub revoked: bool,
     pub key_block: u64,
+    pub seal_key: Option<[u8; 32]>,
 }
 
 impl KnownDevice {
@@ -295,7 +345,7 @@ impl KnownDevice {
             return Err(ApiError::BadRequest("this device id cannot be used; attach with a fresh one".into()));
         }
         match self.revoked {
-            true => Err(ApiError::DeviceRevoked),
+            true => Err(ApiError::DeviceRevoked(SealKey(self.seal_key))),
             false => Ok(Enrolled { account: self.account, key_block: self.key_block }),
         }
     }
@@ -303,7 +353,30 @@ impl KnownDevice {
 
 /// Refuses an enrolment whose names are none.
 pub(crate) fn check_names(request: &EnrolRequest) -> Result<(), ApiError> {
-    [("name", &request.name), ("platform", &request.platform)].into_iter().try_for_each(|(what, name)| check_name(what, name))
+    [("name", &request.name), ("platform", &request.platform), ("app version", &request.app_version)]
+        .into_iter()
+        .try_for_each(|(what, name)| check_name(what, name))
+}
+
+/// Refuses a device's name that is empty, long or not printable.
+pub(crate) fn check_device_name(name: &str) -> Result<(), ApiError> {
+    check_name("name", name)?;
+    match name.trim().is_empty() {
+        true => Err(ApiError::BadRequest("a device's name is for people; give it at least a letter".into())),
+        false => Ok(()),
+    }
+}
+
+pub(crate) fn check_version(version: &str) -> Result<(), ApiError> {
+    check_name("app version", version)
+}
+
+pub(crate) fn no_such_device() -> ApiError {
+    ApiError::Forbidden("there is no such device in this account; `syncline devices` lists them".into())
+}
+
+pub(crate) fn not_revoked() -> ApiError {
+    ApiError::BadRequest("this device is not revoked, and has sealed nothing".into())
 }
 
 /// Reads the device's key of an enrolment.
@@ -313,9 +386,10 @@ pub(crate) fn public_key(request: &EnrolRequest) -> Result<VerifyingKey, ApiErro
 }
 
 fn find_device(conn: &Connection, device: DeviceId) -> Result<Option<KnownDevice>, ApiError> {
-    let mut query = conn.prepare_cached("SELECT account, public_key, revoked_ms IS NOT NULL, key_block FROM _syncline_device WHERE device_id = ?1")?;
+    let mut query =
+        conn.prepare_cached("SELECT account, public_key, revoked_ms IS NOT NULL, key_block, seal_key FROM _syncline_device WHERE device_id = ?1")?;
     let found = query.query_row([device.0], |row| {
-        Ok(KnownDevice { account: row.get(0)?, public_key: row.get(1)?, revoked: row.get(2)?, key_block: row.get::<_, i64>(3)? as u64 })
+        Ok(KnownDevice { account: row.get(0)?, public_key: row.get(1)?, revoked: row.get(2)?, key_block: row.get::<_, i64>(3)? as u64, seal_key: row.get(4)? })
     });
     Ok(found.optional()?)
 }

@@ -23,6 +23,8 @@ CREATE TABLE IF NOT EXISTS _syncline_device(
     enrolled_ms INTEGER NOT NULL,
     last_seen_ms INTEGER NOT NULL,
     revoked_ms INTEGER,
+    -- What it seals its unsent work with once it is revoked; its account's other devices may have it.
+    seal_key BLOB,
     key_block INTEGER NOT NULL UNIQUE
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS _syncline_device_account ON _syncline_device(account);
@@ -33,5 +35,14 @@ CREATE TABLE IF NOT EXISTS _syncline_cursor(
     scope TEXT NOT NULL,
     seq INTEGER NOT NULL,
     at_ms INTEGER NOT NULL,
+    -- How far it was handed rows; it tells with its next request that it has them.
+    served INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY(device_id, scope)
+) STRICT, WITHOUT ROWID;
+
+-- Streams of wakes that are open now; emptied when the authority starts.
+CREATE TABLE IF NOT EXISTS _syncline_stream(
+    connection_id BLOB PRIMARY KEY,
+    device_id BLOB NOT NULL,
+    since_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

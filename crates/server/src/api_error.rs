@@ -5,6 +5,17 @@
 
 use syncline_core::{DecodeError, ErrorBody, HistoryId};
 
+/// What a revoked device seals its unsent work with; told to nobody but that device, on its own bearer.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SealKey(pub Option<[u8; 32]>);
+
+/// Shows whether there is one; never the key.
+impl std::fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "SealKey" } else { "no SealKey" })
+    }
+}
+
 /// Why a request was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
@@ -21,7 +32,7 @@ pub enum ApiError {
     },
     /// The device was revoked.
     #[error("this device was revoked; attach it again with a new token if that was a mistake")]
-    DeviceRevoked,
+    DeviceRevoked(SealKey),
     /// Not the caller's, or not there: one may not tell which.
     #[error("{0}")]
     Forbidden(String),
@@ -90,7 +101,7 @@ impl ApiError {
         match self {
             BadRequest(_) => 400,
             Unauthorized(_) | BearerOutOfDate { .. } => 401,
-            DeviceRevoked | Forbidden(_) | QuotaExceeded(_) => 403,
+            DeviceRevoked(_) | Forbidden(_) | QuotaExceeded(_) => 403,
             NotFound(_) => 404,
             MethodNotAllowed(_) => 405,
             SchemaBehind(_) | BundleGap(_) | SourceReused(_) | StaleAttempt(_) => 409,
@@ -110,7 +121,7 @@ impl ApiError {
         match self {
             BadRequest(_) => "bad_request",
             Unauthorized(_) | BearerOutOfDate { .. } => "unauthorized",
-            DeviceRevoked => "device_revoked",
+            DeviceRevoked(_) => "device_revoked",
             Forbidden(_) => "forbidden",
             QuotaExceeded(_) => "quota_exceeded",
             NotFound(_) => "not_found",
@@ -141,7 +152,7 @@ impl ApiError {
         }
     }
 
-    /// Returns the answer's body. `details` of a bearer out of date is `<server ms> <history hex>`.
+    /// Returns the answer's body. `details` of a bearer out of date is `<server ms> <history hex>`, of a revoked device `seal <key hex>`.
     pub fn body(&self) -> ErrorBody {
         ErrorBody {
             code: self.code().into(),
@@ -152,6 +163,7 @@ impl ApiError {
             retry_after: self.retry_after_s(),
             details: match self {
                 ApiError::BearerOutOfDate { server_time_ms, history } => Some(format!("{server_time_ms} {history}")),
+                ApiError::DeviceRevoked(SealKey(Some(key))) => Some(format!("seal {}", syncline_core::ids::hex(key))),
                 _ => None,
             },
         }

@@ -1,14 +1,15 @@
-//! What a device asks about its account beside syncing: shared scopes and their members.
+//! What a device asks about its account beside syncing: shared scopes and their members, its devices.
 //!
 //! One type for all of it, so that a store has one door for it, and each question says once what it is about.
 
-use crate::accounts::Caller;
+use crate::accounts::{self, Caller};
 use crate::api_error::ApiError;
 use crate::members::{self, seed_of};
 use rusqlite::Connection;
 use serde::Serialize;
 use serde_json::Value;
-use syncline_core::{AcceptInvite, CreateScope, Invite, MemberRole, ScopeId, ScopeInfo};
+use syncline_core::ids::hex;
+use syncline_core::{AcceptInvite, CreateScope, DeviceId, Invite, MemberRole, ScopeId, ScopeInfo};
 
 /// A question or an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,12 +30,22 @@ pub enum Ask {
     SetRole(ScopeId, String, MemberRole),
     /// Take a member out, oneself too.
     Remove(ScopeId, String),
+    /// Give a device of the account another name.
+    RenameDevice(DeviceId, String),
+    /// Note the version of the asking device's app.
+    AppVersion(String),
+    /// What opens a revoked device's sealed file?
+    SealKey(DeviceId),
+    /// A stream of wakes is open to the asking device: its connection.
+    StreamOpened([u8; 16]),
+    /// It is closed.
+    StreamClosed([u8; 16]),
 }
 
 impl Ask {
     /// Whether nothing is written.
     pub fn reads_only(&self) -> bool {
-        matches!(self, Ask::Scopes | Ask::Members(_))
+        matches!(self, Ask::Scopes | Ask::Members(_) | Ask::SealKey(_))
     }
 
     /// Returns what the request makes, in words that tell it from what else may be made under one key; `None` where nothing is.
@@ -66,6 +77,11 @@ impl Ask {
             Ask::Accept(accept) => told(members::accept(conn, account, &accept.code, now_ms)?),
             Ask::SetRole(scope, who, role) => done(members::set_role(conn, account, scope, who, *role)?),
             Ask::Remove(scope, who) => done(members::remove(conn, account, scope, who)?),
+            Ask::RenameDevice(device, name) => done(accounts::rename(conn, account, *device, name)?),
+            Ask::AppVersion(version) => done(accounts::note_version(conn, caller.device_id, version)?),
+            Ask::StreamOpened(connection) => done(accounts::stream_opened(conn, caller.device_id, *connection, now_ms)?),
+            Ask::StreamClosed(connection) => done(accounts::stream_closed(conn, *connection)?),
+            Ask::SealKey(device) => seal_told(accounts::seal_key(conn, Some(account), *device)?),
         }
     }
 }
@@ -73,6 +89,11 @@ impl Ask {
 /// Writes an answer down.
 pub(crate) fn told(answer: impl Serialize) -> Result<Value, ApiError> {
     serde_json::to_value(answer).map_err(|e| ApiError::Internal(e.to_string()))
+}
+
+/// Tells what opens a sealed file.
+pub(crate) fn seal_told((seal_key, public_key): ([u8; 32], [u8; 32])) -> Result<Value, ApiError> {
+    Ok(serde_json::json!({ "seal_key": hex(&seal_key), "public_key": hex(&public_key) }))
 }
 
 /// The answer to an order that brings nothing.

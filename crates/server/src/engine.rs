@@ -9,17 +9,18 @@ use crate::ask::Ask;
 use crate::authority::{Authority, enrol, look_at_request, may_see, note_pull, read_request, respond, take_schema, write_request};
 use crate::commit::{absorb_foreign, chain_at};
 use crate::members;
+use crate::whole;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, Schema, ScopeId, Seq, SyncRequest, SyncResponse};
-use syncline_replica::{Doing, Env, Error, Reading, Replica, Translation, Trouble, Tx};
+use syncline_replica::{Env, Error, Reading, Replica, Translation, Trouble, Tx};
 use tokio::sync::broadcast;
 
 /// A push of at most this many rows is small: it shares a commit with others and goes before large ones.
@@ -53,7 +54,9 @@ pub enum OpenError {
     #[error("opening {0}: {1}")]
     Authority(String, ApiError),
     /// What is in it does not fit together.
-    #[error("{0} will not be served: {1}. It looks like a partial restore: put back all of the directory from one backup")]
+    #[error(
+        "{0} will not be served: {1}. It looks like a partial restore: put back all of the directory from one backup, or `syncline admin restore --data DIR --from BACKUP`"
+    )]
     Damaged(String, String),
 }
 
@@ -83,7 +86,41 @@ pub struct Engine {
     readers: Mutex<Vec<(u64, Replica)>>,
     schema: AtomicU64,
     wakes: broadcast::Sender<(ScopeId, Seq)>,
+    served: Arc<Served>,
     _lock: File,
+}
+
+/// What devices were handed and the database does not say yet. For the operator's eyes, so it is written when there is time.
+#[derive(Default)]
+struct Served(Mutex<HashMap<(DeviceId, ScopeId), Seq>>);
+
+impl Served {
+    fn note(&self, device: DeviceId, handed: Vec<(ScopeId, Seq)>) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.extend(handed.into_iter().map(|(scope, seq)| ((device, scope), seq)));
+    }
+    /// Returns what writes it all down, if there is anything.
+    fn job(&self) -> Option<Job> {
+        let taken = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        if taken.is_empty() {
+            return None;
+        }
+        let work: Work = Box::new(move |tx, _| {
+            let done = tx.savepoint(|tx| taken.iter().try_for_each(|((device, scope), seq)| accounts::served(tx.conn, *device, scope, *seq)));
+            Box::new(move |committed| {
+                if let Err(e) = committed.and(done) {
+                    tracing::warn!("noting what devices were handed: {e}");
+                }
+            })
+        });
+        Some(Job { large: false, work })
+    }
+}
+
+/// Returns up to where an answer hands out scopes: those whose delta it completes.
+pub(crate) fn handed_out(response: &SyncResponse) -> Vec<(ScopeId, Seq)> {
+    let deltas = response.scopes.iter().filter_map(|s| s.delta.as_ref().filter(|d| d.next.is_none()).map(|d| (s.scope.clone(), d.to)));
+    deltas.collect()
 }
 
 /// Returns this machine's time and randomness.
@@ -122,15 +159,21 @@ impl Engine {
             return Err(OpenError::InUse(shown));
         }
         let path = dir.join("server.db");
+        let unclean = whole::is_unclean(dir);
         let mut authority = open_authority(&path)?;
-        check(&mut authority).map_err(|e| OpenError::Damaged(shown.clone(), e))?;
+        whole::check(&mut authority, dir, unclean).map_err(|e| OpenError::Damaged(shown.clone(), e))?;
+        whole::note_opened(&mut authority, dir)?;
+        // Those that a server before this one left over.
+        authority.replica.conn().execute("DELETE FROM _syncline_stream", []).map_err(|e| OpenError::Sqlite(path.display().to_string(), e))?;
         let (history, limits) = (authority.history(), authority.limits);
         let (jobs, queue) = channel();
         let (wakes, _) = broadcast::channel(WAKES);
         let told = wakes.clone();
+        let served = Arc::new(Served::default());
+        let handed = served.clone();
         let writer = std::thread::Builder::new()
             .name("syncline-writer".into())
-            .spawn(move || write_loop(authority.replica, &queue, &told))
+            .spawn(move || write_loop(authority.replica, &queue, &told, &handed))
             .map_err(|e| OpenError::Directory(shown.clone(), e))?;
         Ok(Engine {
             path,
@@ -141,6 +184,7 @@ impl Engine {
             readers: Mutex::new(Vec::new()),
             schema: AtomicU64::new(0),
             wakes,
+            served,
             _lock: lock,
         })
     }
@@ -194,6 +238,12 @@ impl Engine {
 
     /// Commits what is pushed and reads what has changed.
     pub fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError> {
+        let response = self.answer(caller, request)?;
+        self.served.note(caller.device_id, handed_out(&response));
+        Ok(response)
+    }
+
+    fn answer(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError> {
         if request.scopes.iter().all(|s| s.push.is_none()) {
             return self.pull(caller, &request);
         }
@@ -284,7 +334,8 @@ impl Engine {
     /// Revokes a device of the caller's account.
     pub fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError> {
         let account = caller.account.clone();
-        self.write(false, move |tx, _| accounts::revoke(tx.conn, Some(&account), device, tx.env.now_ms))
+        let seal_key = random_bytes()?;
+        self.write(false, move |tx, _| accounts::revoke(tx.conn, Some(&account), device, seal_key, tx.env.now_ms))
     }
 
     /// Answers what a device asks about its account beside syncing. `key` is the request's `Idempotency-Key`.
@@ -389,38 +440,6 @@ fn open_authority(path: &Path) -> Result<Authority, OpenError> {
     Authority::open(conn, &mut system_env()).map_err(|e| OpenError::Authority(shown(), e))
 }
 
-/// Finds out at start whether sequences, bundle log and tables belong together.
-fn check(authority: &mut Authority) -> Result<(), String> {
-    let found = authority.replica.read(&mut system_env(), |tx| {
-        let broken: Option<String> = tx
-            .conn
-            .query_row(
-                "SELECT 'scope ' || s.scope_id || ' is at ' || s.seq || ', its bundle log has ' || count(b.seq) || ' bundles up to ' || coalesce(max(b.seq), 0)
-                 FROM _syncline_scope s LEFT JOIN _syncline_bundle b ON b.scope = s.n
-                 GROUP BY s.n HAVING s.seq <> count(b.seq) OR s.seq <> coalesce(max(b.seq), 0) LIMIT 1",
-                [],
-                |r| r.get(0),
-            )
-            .optional()
-            .doing("checking the bundle log")?;
-        for t in tx.registry()?.all().into_iter().filter(|t| t.present) {
-            let there: bool = tx
-                .conn
-                .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE)", [&t.def.name], |r| r.get(0))
-                .doing("checking tables")?;
-            if !there {
-                return Ok(Some(format!("its table `{}` is missing", t.def.name)));
-            }
-        }
-        Ok(broken)
-    });
-    match found {
-        Ok(None) => Ok(()),
-        Ok(Some(broken)) => Err(broken),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
 fn absorb_job(tx: &mut Tx, moved: &mut Vec<(ScopeId, Seq)>) -> Result<(), ApiError> {
     tx.verify_capture()?;
     moved.extend(absorb_foreign(tx)?.into_iter().map(|(s, n)| (s.id, n)));
@@ -428,7 +447,7 @@ fn absorb_job(tx: &mut Tx, moved: &mut Vec<(ScopeId, Seq)>) -> Result<(), ApiErr
 }
 
 /// The writer thread: takes what has queued up, writes it in one transaction, commits, answers, wakes.
-fn write_loop(mut replica: Replica, queue: &Receiver<Job>, wakes: &broadcast::Sender<(ScopeId, Seq)>) {
+fn write_loop(mut replica: Replica, queue: &Receiver<Job>, wakes: &broadcast::Sender<(ScopeId, Seq)>, served: &Served) {
     let mut waiting: VecDeque<Job> = VecDeque::new();
     let mut seen = data_version(&replica);
     loop {
@@ -437,8 +456,9 @@ fn write_loop(mut replica: Replica, queue: &Receiver<Job>, wakes: &broadcast::Se
                 Ok(job) => waiting.push_back(job),
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
+                    waiting.extend(served.job());
                     let now = data_version(&replica);
-                    if now == seen {
+                    if now == seen && waiting.is_empty() {
                         continue;
                     }
                     seen = now;

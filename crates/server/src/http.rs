@@ -23,7 +23,7 @@ use crate::engine::{Engine, Watch};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Path, Query, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, Uri, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -143,7 +143,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/parts", post(take_parts))
         .route("/v1/schema", post(push_schema))
         .route("/v1/devices", post(enrol).get(devices))
-        .route("/v1/devices/{id}", delete(revoke))
+        .route("/v1/devices/{id}", delete(revoke).put(account::change_device))
         .route("/v1/watch", get(watch_scopes))
         .route("/v1/scopes/{scope}/changes", get(changes))
         .merge(account::routes())
@@ -287,11 +287,11 @@ async fn devices(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Resp
     Ok(format.respond(answer))
 }
 
-async fn revoke(State(app): State<Arc<App>>, headers: HeaderMap, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+async fn revoke(State(app): State<Arc<App>>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, ApiError> {
     let caller = caller(&app, &headers).await?;
-    let device = DeviceId::parse(&id).ok_or_else(|| ApiError::BadRequest("a device id has 32 hex digits; GET /v1/devices lists them".into()))?;
+    let device = account::device_id(&id)?;
     ask(&app, move |app| app.authority.revoke(&caller, device)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Format::Json.respond(b"{}".to_vec()))
 }
 
 async fn changes(

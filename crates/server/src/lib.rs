@@ -10,12 +10,14 @@ pub mod authority;
 mod bundle;
 pub mod collect;
 pub mod commit;
+pub mod delivery;
 pub mod engine;
 pub mod http;
 pub mod members;
 pub mod postgres;
 pub mod pull;
 pub mod store;
+pub mod whole;
 
 pub use accounts::{Caller, DeviceInfo};
 pub use api_error::ApiError;

@@ -35,8 +35,14 @@ impl Ran {
 
 /// Runs the program in a directory, with keys in `home` below it.
 pub fn syncline(dir: &Path, args: &[&str]) -> Ran {
+    syncline_with(dir, args, &[])
+}
+
+/// The same, with more in its environment.
+pub fn syncline_with(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Ran {
     let mut child = Command::new(env!("CARGO_BIN_EXE_syncline"))
         .args(args)
+        .envs(env.iter().copied())
         .current_dir(dir)
         .env("SYNCLINE_HOME", dir.join("home"))
         .env("SYNCLINE_CLOCK_OFFSET_MS", std::fs::read_to_string(dir.join("clock")).unwrap_or_default())
@@ -353,6 +359,10 @@ impl Device {
     pub fn run(&self, args: &[&str]) -> Ran {
         syncline(&self.dir, args)
     }
+    /// Runs the program with more in its environment.
+    pub fn run_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ran {
+        syncline_with(&self.dir, args, env)
+    }
     /// Syncs and expects an exit code.
     pub fn sync(&self, code: i32) -> Value {
         self.run(&["sync", "app.db", "--json"]).ends(code).json()
@@ -517,6 +527,12 @@ impl Stream {
             std::thread::sleep(Duration::from_millis(10));
         }
         panic!("it did not end");
+    }
+
+    /// Sends the process a signal by its name.
+    #[cfg(unix)]
+    pub fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap().success());
     }
 
     /// Presses ctrl-c and returns the exit code.

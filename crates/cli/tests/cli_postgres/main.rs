@@ -8,6 +8,8 @@ mod adopted;
 mod chaos;
 #[path = "../cli/conflicts.rs"]
 mod conflicts;
+#[path = "../cli/devices.rs"]
+mod devices;
 #[path = "../cli/hard.rs"]
 mod hard;
 #[path = "../cli/policies.rs"]

@@ -35,6 +35,11 @@ impl HttpLink {
         }
     }
 
+    /// Waits no longer than this for a byte, from now on, where it would have waited longer.
+    pub fn be_brief(&mut self, stall: Duration) {
+        self.options.stall = self.options.stall.min(stall);
+    }
+
     fn api_once<T: DeserializeOwned>(&mut self, method: Method, path: &str, body: &[u8], key: Option<&str>) -> Result<T, LinkError> {
         let number = getrandom::u64().map_err(|e| LinkError::Offline(format!("the system has no random numbers: {e}")))?;
         let (authorization, patience) = (self.authorization(), 3 * self.options.stall);

@@ -121,6 +121,7 @@ fn apply_options(def: &mut TableDef, config: Option<&TableConfig>, options: &Syn
     }
     let Some(config) = config else { return };
     def.options.priority = config.priority;
+    def.options.unread_author = config.unread.as_ref().map(|u| u.author.clone());
     def.options.policy = config.policy.clone();
     def.options.delete_wins = config.on_delete == OnDelete::DeleteWins;
     def.options.hold_bundle = config.on_reject == OnReject::HoldBundle;

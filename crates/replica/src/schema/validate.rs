@@ -218,7 +218,7 @@ fn is_word(word: &str) -> bool {
 
 fn check_object_name(name: &str, taken: &mut BTreeSet<String>) -> Result<(), String> {
     check_name(name)?;
-    if is_reserved(name) {
+    if is_reserved(name) && !crate::account_tables::is_account_table(name) {
         return Err("names that begin with sqlite_, _syncline_ or syncline_ are not the app's".into());
     }
     if !taken.insert(name.to_ascii_lowercase()) {

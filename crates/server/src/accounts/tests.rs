@@ -147,16 +147,19 @@ fn a_revoked_device_is_told_so_and_stays_out() {
     let (device, key) = w.device(1);
     let token = w.token(1);
     let good = bearer(device, &key, HISTORY, NOW_MS / 1000);
-    assert!(revoke(&w.conn, Some("bert"), device, NOW_MS).is_err());
+    assert!(revoke(&w.conn, Some("bert"), device, [8; 32], NOW_MS).is_err());
     assert!(authenticate(&w.conn, &good, HISTORY, NOW_MS).is_ok());
-    revoke(&w.conn, Some("anna"), device, NOW_MS).unwrap();
-    revoke(&w.conn, None, device, NOW_MS + 5).unwrap();
+    assert_eq!(seal_key(&w.conn, Some("anna"), device), Err(not_revoked()));
+    revoke(&w.conn, Some("anna"), device, [9; 32], NOW_MS).unwrap();
+    revoke(&w.conn, None, device, [8; 32], NOW_MS + 5).unwrap();
+    assert_eq!(seal_key(&w.conn, Some("anna"), device), Ok(([9; 32], key.verifying_key().to_bytes())));
+    assert_eq!(seal_key(&w.conn, Some("bert"), device), Err(no_such_device()));
     assert_eq!(devices(&w.conn, Some("anna")).unwrap()[0].revoked_ms, Some(NOW_MS));
-    assert_eq!(authenticate(&w.conn, &good, HISTORY, NOW_MS), Err(ApiError::DeviceRevoked));
+    assert_eq!(authenticate(&w.conn, &good, HISTORY, NOW_MS), Err(ApiError::DeviceRevoked(SealKey(Some([9; 32])))));
     // Only the key's owner learns it.
     let forged = bearer(device, &key_of(2), HISTORY, NOW_MS / 1000);
     assert!(is_out_of_date(authenticate(&w.conn, &forged, HISTORY, NOW_MS)));
-    assert_eq!(enrol(&w.conn, &request(1, &token), NOW_MS), Err(ApiError::DeviceRevoked));
+    assert_eq!(enrol(&w.conn, &request(1, &token), NOW_MS), Err(ApiError::DeviceRevoked(SealKey(Some([9; 32])))));
     // Its block is not given to another.
     w.device(2);
     assert_eq!(devices(&w.conn, None).unwrap()[1].key_block, 2);

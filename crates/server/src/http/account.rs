@@ -1,4 +1,4 @@
-//! Routes about the account: scopes, members, invitations. JSON both ways.
+//! Routes about the account: scopes, members, invitations, devices. JSON both ways.
 
 use super::{App, ask, caller, wire};
 use crate::api_error::ApiError;
@@ -11,7 +11,7 @@ use axum::response::Response;
 use axum::routing::{get, post, put};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
-use syncline_core::ScopeId;
+use syncline_core::{DeviceId, ScopeId};
 use wire::Format;
 
 /// Bytes of such a request.
@@ -26,6 +26,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/v1/scopes/{scope}/members/{account}", put(set_role).delete(remove))
         .route("/v1/scopes/{scope}/invites", post(invite).delete(withdraw))
         .route("/v1/invites/accept", post(accept))
+        .route("/v1/devices/{id}/seal", get(seal_key))
 }
 
 async fn scopes(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
@@ -54,6 +55,33 @@ async fn invite(State(app): State<Arc<App>>, headers: HeaderMap, Path(scope): Pa
 
 async fn withdraw(State(app): State<Arc<App>>, headers: HeaderMap, Path(scope): Path<String>) -> Result<Response, ApiError> {
     answer(&app, &headers, None, |()| Ok(Ask::WithdrawInvites(ScopeId(scope)))).await
+}
+
+/// What a device may change of a device; one of the two.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeviceChange {
+    name: Option<String>,
+    app_version: Option<String>,
+}
+
+/// `PUT /v1/devices/{id}`: a name for any device of the account, an app version for the asking one.
+pub(super) async fn change_device(State(app): State<Arc<App>>, headers: HeaderMap, Path(id): Path<String>, body: Body) -> Result<Response, ApiError> {
+    answer(&app, &headers, Some(body), |change: DeviceChange| match change {
+        DeviceChange { name: Some(name), app_version: None } => Ok(Ask::RenameDevice(device_id(&id)?, name)),
+        DeviceChange { name: None, app_version: Some(version) } if id == "self" => Ok(Ask::AppVersion(version)),
+        _ => Err(ApiError::BadRequest("give a name, or for the device `self` an app_version".into())),
+    })
+    .await
+}
+
+async fn seal_key(State(app): State<Arc<App>>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, ApiError> {
+    answer(&app, &headers, None, |()| Ok(Ask::SealKey(device_id(&id)?))).await
+}
+
+/// Reads a device's id.
+pub(super) fn device_id(id: &str) -> Result<DeviceId, ApiError> {
+    DeviceId::parse(id).ok_or_else(|| ApiError::BadRequest("a device id has 32 hex digits; GET /v1/devices lists them".into()))
 }
 
 async fn accept(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {

@@ -7,6 +7,8 @@
 use super::{App, ask};
 use crate::accounts::Caller;
 use crate::api_error::ApiError;
+use crate::ask::Ask;
+use crate::engine::system_env;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use std::collections::{BTreeMap, VecDeque};
@@ -66,13 +68,44 @@ impl Drop for Slot {
     }
 }
 
+/// Tells the store that a stream is open, for the operator; and that it is closed, when dropped. Nobody waits for either.
+struct OpenStream {
+    app: Arc<App>,
+    caller: Caller,
+    connection: [u8; 16],
+}
+
+impl OpenStream {
+    fn tell(app: &Arc<App>, caller: &Caller) -> OpenStream {
+        let mut env = system_env();
+        let connection = [env.nonce().to_be_bytes(), env.nonce().to_be_bytes()].concat().try_into().unwrap_or_default();
+        let open = OpenStream { app: app.clone(), caller: caller.clone(), connection };
+        open.say(Ask::StreamOpened(connection));
+        open
+    }
+    fn say(&self, what: Ask) {
+        let (app, caller) = (self.app.clone(), self.caller.clone());
+        // Outside of a runtime there is no stream left to tell of.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || app.authority.ask(&caller, what, None).map(drop));
+        }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.say(Ask::StreamClosed(self.connection));
+    }
+}
+
 /// Answers with the stream.
 pub(super) async fn open(app: Arc<App>, caller: Caller) -> Result<Response, ApiError> {
     let slot = app.streams.take(&caller.account)?;
     let asker = caller.clone();
     let watch = ask(&app, move |app| app.authority.watch(&asker)).await?;
+    let open = OpenStream::tell(&app, &caller);
     let recheck = tokio::time::interval_at(tokio::time::Instant::now() + RECHECK, RECHECK);
-    let mut feed = Feed { app, caller, told: BTreeMap::new(), waiting: VecDeque::new(), lost: VecDeque::new(), changes: watch.changes, recheck, _slot: slot };
+    let mut feed = Feed { app, caller, told: BTreeMap::new(), waiting: VecDeque::new(), lost: VecDeque::new(), changes: watch.changes, recheck, _slot: slot, _open: open };
     feed.heads(watch.heads);
     let events = futures_util::stream::unfold(feed, async |mut feed| Some((Ok::<_, Infallible>(feed.next().await?), feed)));
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response();
@@ -93,6 +126,7 @@ struct Feed {
     changes: broadcast::Receiver<(ScopeId, Seq)>,
     recheck: Interval,
     _slot: Slot,
+    _open: OpenStream,
 }
 
 impl Feed {
@@ -166,7 +200,7 @@ impl Feed {
             let here = app.authority.devices(&caller)?.into_iter().find(|device| device.device_id == caller.device_id);
             match here {
                 Some(device) if device.revoked_ms.is_none() => Ok(app.authority.watch(&caller)?.heads),
-                _ => Err(ApiError::DeviceRevoked),
+                _ => Err(ApiError::DeviceRevoked(Default::default())),
             }
         });
         match read.await {

@@ -11,3 +11,13 @@ CREATE TABLE syncline.former(account text COLLATE "C" NOT NULL, scope_id text CO
 CREATE TABLE syncline.invite(
   hash bytea PRIMARY KEY, scope_id text COLLATE "C" NOT NULL, role text NOT NULL, expires_ms bigint NOT NULL, uses bigint NOT NULL, uses_left bigint NOT NULL);
 CREATE INDEX invite_scope ON syncline.invite(scope_id);
+
+-- What a revoked device seals its unsent work with; its account's other devices may have it.
+ALTER TABLE syncline.device ADD seal_key bytea;
+
+-- How far a device was handed rows; it tells with its next request that it has them. A line made for it has no time of an acknowledgement.
+ALTER TABLE syncline.cursor ADD served bigint NOT NULL DEFAULT 0;
+
+-- Streams of wakes that are open, by server; a server that has not been seen for a while has none.
+CREATE TABLE syncline.stream(connection_id bytea PRIMARY KEY, device_id bytea NOT NULL, server bytea NOT NULL, since_ms bigint NOT NULL);
+CREATE TABLE syncline.server(id bytea PRIMARY KEY, seen_ms bigint NOT NULL);

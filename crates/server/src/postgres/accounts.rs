@@ -54,7 +54,7 @@ pub async fn enrol(tx: &Tx, request: &EnrolRequest, now_ms: i64) -> Result<Enrol
     let key_block = shared::block_after(most)?;
     tx.query(
         "INSERT INTO syncline.device(device_id, account, public_key, name, platform, app_version, enrolled_ms, last_seen_ms, key_block)
-         VALUES($1, $2, $3, $4, $5, '', $6, $6, $7)",
+         VALUES($1, $2, $3, $4, $5, $8, $6, $6, $7)",
         &[
             (&&request.device_id.0[..], Type::BYTEA),
             (&account, Type::TEXT),
@@ -63,6 +63,7 @@ pub async fn enrol(tx: &Tx, request: &EnrolRequest, now_ms: i64) -> Result<Enrol
             (&request.platform, Type::TEXT),
             (&now_ms, Type::INT8),
             (&(key_block as i64), Type::INT8),
+            (&request.app_version, Type::TEXT),
         ],
     )
     .await?;
@@ -77,11 +78,12 @@ pub async fn authenticate(tx: &Tx, bearer: &str, history: HistoryId, now_ms: i64
 }
 
 async fn find_device(tx: &Tx, device: DeviceId) -> Result<Option<KnownDevice>, ApiError> {
-    let sql = "SELECT account, public_key, revoked_ms IS NOT NULL, key_block FROM syncline.device WHERE device_id = $1";
+    let sql = "SELECT account, public_key, revoked_ms IS NOT NULL, key_block, seal_key FROM syncline.device WHERE device_id = $1";
     let rows = tx.query(sql, &[(&&device.0[..], Type::BYTEA)]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let public_key = row.get::<_, &[u8]>(1).try_into().map_err(|e| internal("reading a device's key", e))?;
-    Ok(Some(KnownDevice { account: row.get(0), public_key, revoked: row.get(2), key_block: row.get::<_, i64>(3) as u64 }))
+    let seal_key = row.get::<_, Option<&[u8]>>(4).map(<[u8; 32]>::try_from).transpose().map_err(|e| internal("reading a device's key", e))?;
+    Ok(Some(KnownDevice { account: row.get(0), public_key, revoked: row.get(2), key_block: row.get::<_, i64>(3) as u64, seal_key }))
 }
 
 /// Notes that a device was heard of, at most once a minute.
@@ -102,14 +104,76 @@ pub async fn ack(tx: &Tx, device: DeviceId, scope: &ScopeId, seq: Seq, now_ms: i
     Ok(())
 }
 
+/// See `crate::accounts::served`.
+pub async fn served(tx: &Tx, device: DeviceId, scope: &ScopeId, seq: Seq) -> Result<(), ApiError> {
+    tx.query(
+        "INSERT INTO syncline.cursor(scope_id, device_id, seq, at_ms, served) VALUES($1, $2, 0, 0, $3)
+         ON CONFLICT (scope_id, device_id) DO UPDATE SET served = excluded.served WHERE syncline.cursor.served <> excluded.served",
+        &[(&scope.0, Type::TEXT), (&&device.0[..], Type::BYTEA), (&(seq.0 as i64), Type::INT8)],
+    )
+    .await?;
+    Ok(())
+}
+
+/// See `crate::accounts::stream_opened`. The connection's first half names the server.
+pub async fn stream_opened(tx: &Tx, device: DeviceId, connection: [u8; 16], now_ms: i64) -> Result<(), ApiError> {
+    tx.query(
+        "INSERT INTO syncline.stream(connection_id, device_id, server, since_ms) VALUES($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+        &[(&&connection[..], Type::BYTEA), (&&device.0[..], Type::BYTEA), (&&connection[..8], Type::BYTEA), (&now_ms, Type::INT8)],
+    )
+    .await?;
+    server_seen(tx, &connection[..8], now_ms).await
+}
+
+/// See `crate::accounts::stream_closed`.
+pub async fn stream_closed(tx: &Tx, connection: [u8; 16]) -> Result<(), ApiError> {
+    tx.query("DELETE FROM syncline.stream WHERE connection_id = $1", &[(&&connection[..], Type::BYTEA)]).await?;
+    Ok(())
+}
+
+/// Notes that a server with open streams lives, and forgets those that have not been seen for a day.
+pub async fn server_seen(tx: &Tx, server: &[u8], now_ms: i64) -> Result<(), ApiError> {
+    tx.query(
+        "INSERT INTO syncline.server(id, seen_ms) VALUES($1, $2) ON CONFLICT (id) DO UPDATE SET seen_ms = excluded.seen_ms",
+        &[(&server, Type::BYTEA), (&now_ms, Type::INT8)],
+    )
+    .await?;
+    let old = now_ms - 24 * 3600 * 1000;
+    tx.query("DELETE FROM syncline.stream WHERE server IN (SELECT id FROM syncline.server WHERE seen_ms < $1)", &[(&old, Type::INT8)]).await?;
+    tx.query("DELETE FROM syncline.server WHERE seen_ms < $1", &[(&old, Type::INT8)]).await?;
+    Ok(())
+}
+
 /// Revokes a device; of one account only, where one is given. Revoking twice keeps the first time.
-pub async fn revoke(tx: &Tx, account: Option<&str>, device: DeviceId, now_ms: i64) -> Result<(), ApiError> {
-    let sql = "UPDATE syncline.device SET revoked_ms = coalesce(revoked_ms, $3) WHERE device_id = $1 AND ($2::text IS NULL OR account = $2) RETURNING 1";
-    let changed = tx.query(sql, &[(&&device.0[..], Type::BYTEA), (&account, Type::TEXT), (&now_ms, Type::INT8)]).await?;
-    match changed.is_empty() {
-        true => Err(ApiError::Forbidden("there is no such device in this account; `syncline devices` lists them".into())),
-        false => Ok(()),
-    }
+pub async fn revoke(tx: &Tx, account: Option<&str>, device: DeviceId, seal_key: [u8; 32], now_ms: i64) -> Result<(), ApiError> {
+    let sql = "UPDATE syncline.device SET revoked_ms = coalesce(revoked_ms, $3), seal_key = coalesce(seal_key, $4) WHERE device_id = $1 AND ($2::text IS NULL OR account = $2) RETURNING 1";
+    let changed = tx.query(sql, &[(&&device.0[..], Type::BYTEA), (&account, Type::TEXT), (&now_ms, Type::INT8), (&&seal_key[..], Type::BYTEA)]).await?;
+    if changed.is_empty() { Err(shared::no_such_device()) } else { Ok(()) }
+}
+
+/// See `crate::accounts::rename`.
+pub async fn rename(tx: &Tx, account: &str, device: DeviceId, name: &str) -> Result<(), ApiError> {
+    shared::check_device_name(name)?;
+    let sql = "UPDATE syncline.device SET name = $3 WHERE device_id = $1 AND account = $2 RETURNING 1";
+    let changed = tx.query(sql, &[(&&device.0[..], Type::BYTEA), (&account, Type::TEXT), (&name, Type::TEXT)]).await?;
+    if changed.is_empty() { Err(shared::no_such_device()) } else { Ok(()) }
+}
+
+/// See `crate::accounts::note_version`.
+pub async fn note_version(tx: &Tx, device: DeviceId, app_version: &str) -> Result<(), ApiError> {
+    shared::check_version(app_version)?;
+    tx.query("UPDATE syncline.device SET app_version = $2 WHERE device_id = $1", &[(&&device.0[..], Type::BYTEA), (&app_version, Type::TEXT)]).await?;
+    Ok(())
+}
+
+/// See `crate::accounts::seal_key`.
+pub async fn seal_key(tx: &Tx, account: Option<&str>, device: DeviceId) -> Result<([u8; 32], [u8; 32]), ApiError> {
+    let sql = "SELECT seal_key, public_key FROM syncline.device WHERE device_id = $1 AND ($2::text IS NULL OR account = $2)";
+    let rows = tx.query(sql, &[(&&device.0[..], Type::BYTEA), (&account, Type::TEXT)]).await?;
+    let row = rows.first().ok_or_else(shared::no_such_device)?;
+    let damaged = |e| internal("reading a device's key", e);
+    let key = row.get::<_, Option<&[u8]>>(0).ok_or_else(shared::not_revoked)?.try_into().map_err(damaged)?;
+    Ok((key, row.get::<_, &[u8]>(1).try_into().map_err(damaged)?))
 }
 
 /// Lists accounts by id.

@@ -4,8 +4,9 @@
 
 use crate::accounts::Caller;
 use crate::api_error::ApiError;
-use crate::ask::{Ask, done, told};
+use crate::ask::{Ask, done, seal_told, told};
 use crate::members as shared;
+use crate::postgres::accounts;
 use crate::postgres::db::Tx;
 use crate::postgres::scope::Scope;
 use serde_json::Value;
@@ -28,6 +29,11 @@ pub async fn answer(tx: &Tx, ask: &Ask, caller: &Caller, seed: [u8; 32], now_ms:
         Ask::Accept(accepted) => told(accept(tx, account, &accepted.code, now_ms).await?),
         Ask::SetRole(scope, who, role) => done(set_role(tx, account, scope, who, *role).await?),
         Ask::Remove(scope, who) => done(remove(tx, account, scope, who).await?),
+        Ask::RenameDevice(device, name) => done(accounts::rename(tx, account, *device, name).await?),
+        Ask::AppVersion(version) => done(accounts::note_version(tx, caller.device_id, version).await?),
+        Ask::StreamOpened(connection) => done(accounts::stream_opened(tx, caller.device_id, *connection, now_ms).await?),
+        Ask::StreamClosed(connection) => done(accounts::stream_closed(tx, *connection).await?),
+        Ask::SealKey(device) => seal_told(accounts::seal_key(tx, Some(account), *device).await?),
     }
 }
 

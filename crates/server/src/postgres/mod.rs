@@ -33,7 +33,7 @@ use crate::accounts::{Caller, DeviceInfo};
 use crate::api_error::ApiError;
 use crate::ask::Ask;
 use crate::authority::{check_request, check_schema_version};
-use crate::engine::{OpenError, Watch, random_bytes, system_env};
+use crate::engine::{OpenError, Watch, handed_out, random_bytes, system_env};
 use db::{Purpose, Tx, is_contended};
 use deadpool_postgres::Pool;
 use registry::Registry;
@@ -71,6 +71,8 @@ pub(crate) struct Inner {
     writer: WriterId,
     source: SourceId,
     wakes: wake::Wakes,
+    /// Whether a stream was ever open here: then this server tells that it lives.
+    streams: std::sync::atomic::AtomicBool,
 }
 
 /// Time and identity for one piece of work.
@@ -149,6 +151,7 @@ impl Postgres {
             writer: env.id(WriterId::from_random),
             source,
             wakes: wake::Wakes::new(),
+            streams: false.into(),
         });
         runtime.spawn(wake::poll(inner.clone()));
         runtime.spawn(wake::listen(inner.clone()));
@@ -206,12 +209,18 @@ impl Postgres {
     }
     /// Revokes a device of the caller's account.
     pub fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError> {
-        let inner = &self.inner;
-        self.block(async { inner.write(async |tx| accounts::revoke(tx, Some(&caller.account), device, inner.env().now_ms).await).await })
+        let (inner, seal_key) = (&self.inner, random_bytes()?);
+        self.block(async { inner.write(async |tx| accounts::revoke(tx, Some(&caller.account), device, seal_key, inner.env().now_ms).await).await })
     }
     /// Answers what a device asks about its account beside syncing. `key` is the request's `Idempotency-Key`.
-    pub fn ask(&self, caller: &Caller, what: Ask, key: Option<String>) -> Result<serde_json::Value, ApiError> {
+    pub fn ask(&self, caller: &Caller, mut what: Ask, key: Option<String>) -> Result<serde_json::Value, ApiError> {
         let inner = &self.inner;
+        if let Ask::StreamOpened(connection) | Ask::StreamClosed(connection) = &mut what {
+            // So that the streams of a server that ended can be told from those of one that lives.
+            connection[..8].copy_from_slice(&inner.source.0[..8]);
+            connection[..8].iter_mut().zip(&inner.writer.0[..8]).for_each(|(a, b)| *a ^= b);
+            inner.streams.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
         if what.reads_only() {
             return self.block(async { inner.read(async |tx| members::answer(tx, &what, caller, [0; 32], inner.env().now_ms).await).await });
         }
@@ -364,10 +373,10 @@ impl Inner {
                 Ok((response, applied))
             })
             .await?;
-        let (inner, device) = (self.clone(), caller.device_id);
+        let (inner, device, handed) = (self.clone(), caller.device_id, handed_out(&response));
         // Late is safe: until then less is forgotten for the device's sake.
         tokio::spawn(async move {
-            let noted = inner.note(device, &applied).await;
+            let noted = inner.note(device, &applied, &handed).await;
             if let Err(e) = noted {
                 tracing::warn!("noting what a device has applied: {e}");
             }
@@ -375,11 +384,14 @@ impl Inner {
         Ok(response)
     }
 
-    async fn note(&self, device: DeviceId, applied: &[(ScopeId, Seq)]) -> Result<(), ApiError> {
+    async fn note(&self, device: DeviceId, applied: &[(ScopeId, Seq)], handed: &[(ScopeId, Seq)]) -> Result<(), ApiError> {
         let now_ms = self.env().now_ms;
         let tx = Tx::begin(&self.pool, Purpose::Write).await?;
         for (scope, seq) in applied {
             accounts::ack(&tx, device, scope, *seq, now_ms).await?;
+        }
+        for (scope, seq) in handed {
+            accounts::served(&tx, device, scope, *seq).await?;
         }
         accounts::touch(&tx, device, now_ms).await?;
         tx.commit().await

@@ -5,7 +5,7 @@
 
 use crate::api_error::ApiError;
 use crate::postgres::db::{Purpose, Tx};
-use crate::postgres::{Inner, db};
+use crate::postgres::{Inner, accounts, db};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ const POLL: Duration = Duration::from_millis(200);
 const HEADS: Duration = Duration::from_secs(1);
 /// A scope counts as watched for so long; open streams tell again every four seconds.
 const WATCHED: Duration = Duration::from_secs(12);
+/// How often a server with streams tells that it lives.
+const SEEN: Duration = Duration::from_secs(5);
 /// How long wakes are gathered before they go out together.
 const GATHER: Duration = Duration::from_millis(1);
 /// Scopes in one message; PostgreSQL takes 8,000 bytes, and a name has 200 at most.
@@ -140,9 +142,16 @@ async fn hear(inner: &Arc<Inner>) -> Result<(), ApiError> {
 /// Looks for what SQL clients wrote and for commits that no message told of, until the runtime ends.
 pub async fn poll(inner: Arc<Inner>) {
     let mut heads_due = Instant::now();
+    let mut seen_due = Instant::now();
     loop {
         tokio::time::sleep(POLL).await;
         let now = Instant::now();
+        if now >= seen_due && inner.streams.load(std::sync::atomic::Ordering::Relaxed) {
+            seen_due = now + SEEN;
+            if let Err(e) = seen(&inner).await {
+                tracing::debug!("telling that this server lives: {e}");
+            }
+        }
         let heads = if now >= heads_due { inner.wakes.listed() } else { vec![] };
         if !heads.is_empty() {
             heads_due = now + HEADS;
@@ -158,6 +167,14 @@ pub async fn poll(inner: Arc<Inner>) {
             Err(e) => tracing::debug!("looking at the database: {e}"),
         }
     }
+}
+
+async fn seen(inner: &Inner) -> Result<(), ApiError> {
+    let tx = Tx::begin(&inner.pool, Purpose::Write).await?;
+    let mut server = [0; 8];
+    server.iter_mut().zip(inner.source.0.iter().zip(&inner.writer.0)).for_each(|(out, (a, b))| *out = a ^ b);
+    accounts::server_seen(&tx, &server, inner.env().now_ms).await?;
+    tx.commit().await
 }
 
 /// Returns scopes with captured writes; tells streams of heads that moved.

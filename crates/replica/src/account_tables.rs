@@ -1,0 +1,186 @@
+//! Settings and read markers of an account: ordinary synced tables in its own scope, and what an app sees of them.
+//!
+//! `syncline_settings` travels as it is. Markers and settings of one scope name that scope in a column that the authority's tables
+//! have for themselves, so they travel as `syncline_kept_*` with `of_scope`; the app reads and writes `syncline_read_markers` and
+//! `syncline_scope_settings`, and triggers carry both ways. A marker only moves forward (policy `max`), wherever it is written.
+//!
+//! Unread counts rows of others by the bundle that *made* them: an edit of an old one counts for nothing.
+
+use crate::error::{Doing, Result};
+use crate::registry::Table;
+use crate::rows::{Kind, RowRecord};
+use crate::schema::device_ddl;
+use crate::tx::{Role, Scope, Tx};
+use rusqlite::params;
+use syncline_core::schema::{ColumnDef, IndexPart, Priority, TableDef, TableOptions};
+use syncline_core::{Seq, Value};
+
+/// Settings of the account.
+pub const SETTINGS: &str = "syncline_settings";
+/// What carries read markers.
+pub const MARKERS: &str = "syncline_kept_read_markers";
+/// What carries settings of scopes.
+pub const SCOPE_SETTINGS: &str = "syncline_kept_scope_settings";
+
+/// Whether a table is one of those that every account has; no app may have one of that name.
+pub fn is_account_table(name: &str) -> bool {
+    [SETTINGS, MARKERS, SCOPE_SETTINGS].iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
+/// Returns the tables' definitions.
+pub fn account_tables() -> [TableDef; 3] {
+    let text = |name: &str| ColumnDef { name: name.into(), decl_type: "TEXT".into(), not_null: true, ..ColumnDef::default() };
+    let any = |name: &str| ColumnDef { name: name.into(), ..ColumnDef::default() };
+    let integer = |name: &str, policy: Option<&str>| ColumnDef {
+        name: name.into(),
+        decl_type: "INTEGER".into(),
+        not_null: true,
+        default: Some("0".into()),
+        policy: policy.map(str::to_owned),
+        ..ColumnDef::default()
+    };
+    let table = |name: &str, columns: Vec<ColumnDef>, key: &[&str]| TableDef {
+        name: name.into(),
+        primary_key: key.iter().map(|c| IndexPart { column: Some((*c).into()), ..IndexPart::default() }).collect(),
+        columns,
+        // Reading on one device clears the other within a second.
+        options: TableOptions { priority: Priority::High, ..TableOptions::default() },
+        ..TableDef::default()
+    };
+    [
+        table(SETTINGS, vec![text("key"), any("value")], &["key"]),
+        table(MARKERS, vec![text("of_scope"), text("thread_key"), integer("read_up_to", Some("max")), integer("unread", None)], &["of_scope", "thread_key"]),
+        table(SCOPE_SETTINGS, vec![text("of_scope"), text("key"), any("value")], &["of_scope", "key"]),
+    ]
+}
+
+/// What carries between the tables that an app sees and those that travel. Nothing here has a constraint that the app's own conflict clause
+/// could change the meaning of: each writes what is not there, or what differs.
+const MIRRORS: &str = "
+CREATE TRIGGER IF NOT EXISTS _syncline_mirror_marker_insert AFTER INSERT ON syncline_read_markers WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying) BEGIN
+  INSERT INTO syncline_kept_read_markers(of_scope, thread_key, read_up_to, unread) SELECT NEW.scope_id, NEW.thread_key, NEW.read_up_to, NEW.unread
+    WHERE NOT EXISTS (SELECT 1 FROM syncline_kept_read_markers WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key);
+  UPDATE syncline_kept_read_markers SET read_up_to = max(read_up_to, NEW.read_up_to), unread = NEW.unread
+    WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key AND (read_up_to < NEW.read_up_to OR unread <> NEW.unread);
+  UPDATE syncline_read_markers SET read_up_to = (SELECT read_up_to FROM syncline_kept_read_markers WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key)
+    WHERE scope_id = NEW.scope_id AND thread_key = NEW.thread_key
+      AND read_up_to < (SELECT read_up_to FROM syncline_kept_read_markers WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key);
+END;
+CREATE TRIGGER IF NOT EXISTS _syncline_mirror_marker_update AFTER UPDATE ON syncline_read_markers WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying) BEGIN
+  DELETE FROM syncline_kept_read_markers WHERE of_scope = OLD.scope_id AND thread_key = OLD.thread_key AND (OLD.scope_id, OLD.thread_key) IS NOT (NEW.scope_id, NEW.thread_key);
+  INSERT INTO syncline_kept_read_markers(of_scope, thread_key, read_up_to, unread) SELECT NEW.scope_id, NEW.thread_key, NEW.read_up_to, NEW.unread
+    WHERE NOT EXISTS (SELECT 1 FROM syncline_kept_read_markers WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key);
+  UPDATE syncline_kept_read_markers SET read_up_to = max(read_up_to, NEW.read_up_to), unread = NEW.unread
+    WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key AND (read_up_to < NEW.read_up_to OR unread <> NEW.unread);
+  UPDATE syncline_read_markers SET read_up_to = (SELECT read_up_to FROM syncline_kept_read_markers WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key)
+    WHERE scope_id = NEW.scope_id AND thread_key = NEW.thread_key
+      AND read_up_to < (SELECT read_up_to FROM syncline_kept_read_markers WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key);
+END;
+CREATE TRIGGER IF NOT EXISTS _syncline_mirror_marker_delete AFTER DELETE ON syncline_read_markers WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying) BEGIN
+  DELETE FROM syncline_kept_read_markers WHERE of_scope = OLD.scope_id AND thread_key = OLD.thread_key;
+END;
+CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_marker_insert AFTER INSERT ON syncline_kept_read_markers BEGIN
+  UPDATE syncline_read_markers SET read_up_to = NEW.read_up_to, unread = NEW.unread
+    WHERE scope_id = NEW.of_scope AND thread_key = NEW.thread_key AND (read_up_to, unread) IS NOT (NEW.read_up_to, NEW.unread);
+  INSERT INTO syncline_read_markers(scope_id, thread_key, read_up_to, unread) SELECT NEW.of_scope, NEW.thread_key, NEW.read_up_to, NEW.unread
+    WHERE NOT EXISTS (SELECT 1 FROM syncline_read_markers WHERE scope_id = NEW.of_scope AND thread_key = NEW.thread_key);
+END;
+CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_marker_update AFTER UPDATE ON syncline_kept_read_markers BEGIN
+  UPDATE syncline_read_markers SET read_up_to = NEW.read_up_to, unread = NEW.unread
+    WHERE scope_id = NEW.of_scope AND thread_key = NEW.thread_key AND (read_up_to, unread) IS NOT (NEW.read_up_to, NEW.unread);
+  INSERT INTO syncline_read_markers(scope_id, thread_key, read_up_to, unread) SELECT NEW.of_scope, NEW.thread_key, NEW.read_up_to, NEW.unread
+    WHERE NOT EXISTS (SELECT 1 FROM syncline_read_markers WHERE scope_id = NEW.of_scope AND thread_key = NEW.thread_key);
+END;
+CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_marker_delete AFTER DELETE ON syncline_kept_read_markers BEGIN
+  DELETE FROM syncline_read_markers WHERE scope_id = OLD.of_scope AND thread_key = OLD.thread_key;
+END;
+CREATE TRIGGER IF NOT EXISTS _syncline_mirror_setting_insert AFTER INSERT ON syncline_scope_settings WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying) BEGIN
+  INSERT INTO syncline_kept_scope_settings(of_scope, key, value) SELECT NEW.scope_id, NEW.key, NEW.value
+    WHERE NOT EXISTS (SELECT 1 FROM syncline_kept_scope_settings WHERE of_scope = NEW.scope_id AND key = NEW.key);
+  UPDATE syncline_kept_scope_settings SET value = NEW.value WHERE of_scope = NEW.scope_id AND key = NEW.key AND value IS NOT NEW.value;
+END;
+CREATE TRIGGER IF NOT EXISTS _syncline_mirror_setting_update AFTER UPDATE ON syncline_scope_settings WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying) BEGIN
+  DELETE FROM syncline_kept_scope_settings WHERE of_scope = OLD.scope_id AND key = OLD.key AND (OLD.scope_id, OLD.key) IS NOT (NEW.scope_id, NEW.key);
+  INSERT INTO syncline_kept_scope_settings(of_scope, key, value) SELECT NEW.scope_id, NEW.key, NEW.value
+    WHERE NOT EXISTS (SELECT 1 FROM syncline_kept_scope_settings WHERE of_scope = NEW.scope_id AND key = NEW.key);
+  UPDATE syncline_kept_scope_settings SET value = NEW.value WHERE of_scope = NEW.scope_id AND key = NEW.key AND value IS NOT NEW.value;
+END;
+CREATE TRIGGER IF NOT EXISTS _syncline_mirror_setting_delete AFTER DELETE ON syncline_scope_settings WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying) BEGIN
+  DELETE FROM syncline_kept_scope_settings WHERE of_scope = OLD.scope_id AND key = OLD.key;
+END;
+CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_setting_insert AFTER INSERT ON syncline_kept_scope_settings BEGIN
+  UPDATE syncline_scope_settings SET value = NEW.value WHERE scope_id = NEW.of_scope AND key = NEW.key AND value IS NOT NEW.value;
+  INSERT INTO syncline_scope_settings(scope_id, key, value) SELECT NEW.of_scope, NEW.key, NEW.value
+    WHERE NOT EXISTS (SELECT 1 FROM syncline_scope_settings WHERE scope_id = NEW.of_scope AND key = NEW.key);
+END;
+CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_setting_update AFTER UPDATE ON syncline_kept_scope_settings BEGIN
+  UPDATE syncline_scope_settings SET value = NEW.value WHERE scope_id = NEW.of_scope AND key = NEW.key AND value IS NOT NEW.value;
+  INSERT INTO syncline_scope_settings(scope_id, key, value) SELECT NEW.of_scope, NEW.key, NEW.value
+    WHERE NOT EXISTS (SELECT 1 FROM syncline_scope_settings WHERE scope_id = NEW.of_scope AND key = NEW.key);
+END;
+CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_setting_delete AFTER DELETE ON syncline_kept_scope_settings BEGIN
+  DELETE FROM syncline_scope_settings WHERE scope_id = OLD.of_scope AND key = OLD.key;
+END;";
+
+/// Who wrote a row, where a table counts unread ones: a column, or a part of the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Author {
+    Column(usize),
+    Key(usize),
+}
+
+impl Table {
+    /// Returns where a row says who wrote it, if the table counts unread rows.
+    pub(crate) fn author(&self) -> Option<Author> {
+        let name = self.def.options.unread_author.as_deref()?;
+        self.column(name).map(Author::Column).or_else(|| self.key.iter().position(|k| k.eq_ignore_ascii_case(name)).map(Author::Key))
+    }
+}
+
+impl Tx<'_> {
+    /// Makes the account's tables of a device, where they are missing; safe to repeat.
+    pub fn install_account_tables(&mut self) -> Result<()> {
+        if self.role != Role::Device {
+            return Ok(());
+        }
+        for def in account_tables() {
+            if self.registry()?.find(&def.name).is_some_and(|t| t.present && t.generation > 0) {
+                continue;
+            }
+            let there: bool = self
+                .conn
+                .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE)", [&def.name], |r| r.get(0))
+                .doing("making the account's tables")?;
+            if !there {
+                for sql in device_ddl(&def) {
+                    self.conn.execute_batch(&sql).doing("making the account's tables")?;
+                }
+            }
+            let n = self.register(&def, true)?;
+            self.install_capture(n)?;
+            self.adopt_policies(n)?;
+            self.show_table(n)?;
+        }
+        self.conn.execute_batch(MIRRORS).doing("making the account's tables")?;
+        Ok(())
+    }
+
+    /// Keeps the list of rows that may be unread: those of others, while they are shown.
+    pub(crate) fn note_unread(&mut self, scope: &Scope, t: &Table, row: &RowRecord) -> Result<()> {
+        let Some(author) = t.author().filter(|_| self.role == Role::Device) else { return Ok(()) };
+        let by = match author {
+            Author::Column(c) => row.state.cell(c).map(|cell| cell.value.clone()),
+            Author::Key(i) => row.key.decode().ok().and_then(|parts| parts.into_iter().nth(i)),
+        };
+        let account: Option<String> = self.meta("account")?;
+        let own = matches!((&by, &account), (Some(Value::Text(by)), Some(account)) if by == account.as_bytes());
+        let counts = row.kind == Kind::Shown && !own && row.created > Seq(0);
+        let sql = if counts {
+            "INSERT INTO _syncline_unread(scope, tbl, key, created) VALUES(?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING"
+        } else {
+            "DELETE FROM _syncline_unread WHERE scope = ?1 AND created = ?4 AND tbl = ?2 AND key = ?3"
+        };
+        self.conn.prepare_cached(sql).and_then(|mut q| q.execute(params![scope.n, t.n, row.key.0, row.created.0 as i64])).doing("counting unread rows")?;
+        Ok(())
+    }
+}
