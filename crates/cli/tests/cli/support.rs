@@ -144,6 +144,7 @@ impl World {
     }
 
     /// Serves a PostgreSQL database that has tables of its own already, by this syncline.toml; not started yet.
+    #[allow(dead_code)] // tests of `cli_postgres` alone use it
     pub fn over(database: Database, config: &str) -> World {
         let serve = vec!["--config".into(), "syncline.toml".into()];
         let dir = tempfile::tempdir().unwrap();
@@ -197,6 +198,7 @@ impl World {
     }
 
     /// Starts a server that is expected to end by itself.
+    #[allow(dead_code)] // tests of `cli_postgres` alone use it
     pub fn try_serve(&self) -> Ran {
         let place = self.place();
         let mut args = vec!["serve", &place[0], &place[1], "--listen", "127.0.0.1:0"];
@@ -205,6 +207,7 @@ impl World {
     }
 
     /// Writes another syncline.toml for the server.
+    #[allow(dead_code)] // tests of `cli_postgres` alone use it
     pub fn configure(&self, config: &str) {
         std::fs::write(self.dir.path().join("syncline.toml"), config).unwrap();
     }
