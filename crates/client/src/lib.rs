@@ -40,9 +40,9 @@ pub mod observe;
 mod poll;
 #[doc(hidden)]
 pub mod pulse;
+pub mod read;
 mod resolve;
 pub mod room;
-pub mod read;
 pub mod schema;
 pub mod sealed;
 #[doc(hidden)]

@@ -23,8 +23,8 @@ mod priority;
 #[cfg(target_os = "linux")]
 mod progress;
 mod proxy;
-mod scopes;
 mod reading;
+mod scopes;
 mod sharing;
 mod support;
 mod sync;

@@ -105,7 +105,8 @@ pub(super) async fn open(app: Arc<App>, caller: Caller) -> Result<Response, ApiE
     let watch = ask(&app, move |app| app.authority.watch(&asker)).await?;
     let open = OpenStream::tell(&app, &caller);
     let recheck = tokio::time::interval_at(tokio::time::Instant::now() + RECHECK, RECHECK);
-    let mut feed = Feed { app, caller, told: BTreeMap::new(), waiting: VecDeque::new(), lost: VecDeque::new(), changes: watch.changes, recheck, _slot: slot, _open: open };
+    let mut feed =
+        Feed { app, caller, told: BTreeMap::new(), waiting: VecDeque::new(), lost: VecDeque::new(), changes: watch.changes, recheck, _slot: slot, _open: open };
     feed.heads(watch.heads);
     let events = futures_util::stream::unfold(feed, async |mut feed| Some((Ok::<_, Infallible>(feed.next().await?), feed)));
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response();
