@@ -11,7 +11,7 @@ use syncline::machine::{Hold, Waiting};
 use syncline::{Error, LastError, Outcome, Progress, State, Status, SyncReport, UploadProgress};
 use syncline_core::{ErrorBody, HistoryId, Reason};
 use syncline_replica::Trouble;
-use syncline_server::ApiError;
+use syncline_server::{ApiError, SealKey};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/messages.md");
 
@@ -118,7 +118,7 @@ fn of_servers() -> String {
     let all = [
         Unauthorized(dots()),
         BearerOutOfDate { server_time_ms: 0, history: HistoryId::default() },
-        DeviceRevoked,
+        DeviceRevoked(SealKey::default()),
         Forbidden(dots()),
         UpgradeRequired(dots()),
         SchemaBehind(dots()),
@@ -148,10 +148,10 @@ fn of_servers() -> String {
 
 fn of_rows() -> String {
     use Reason::*;
-    let all = [Version, KeyCollision, Unique, ForeignKey, Check, NotNull, Type, Rule, Forbidden, TooLarge];
+    let all = [Version, KeyCollision, Unique, ForeignKey, Check, NotNull, Type, Rule, Forbidden, TooLarge, Ask];
     for reason in all {
         match reason {
-            Version | KeyCollision | Unique | ForeignKey | Check | NotNull | Type | Rule | Forbidden | TooLarge => {}
+            Version | KeyCollision | Unique | ForeignKey | Check | NotNull | Type | Rule | Forbidden | TooLarge | Ask => {}
         }
     }
     let words: Vec<String> = all.iter().map(|reason| format!("`{}`", reason.word())).collect();
@@ -165,6 +165,7 @@ fn well() -> Status {
         pending: 0,
         parked: 0,
         shelved: 0,
+        asked: 0,
         captured: 0,
         oldest_pending_at: None,
         last_synced_at: Some(NOON - 60_000),
@@ -173,6 +174,8 @@ fn well() -> Status {
         upload: None,
         migrating: false,
         last_error: None,
+        overridden_settings: 0,
+        last_notice: None,
         account: Some("ada".into()),
         device_id: Some("0f".into()),
         device_name: Some("phone".into()),
@@ -213,9 +216,14 @@ fn of_states() -> String {
         ("connected, and a write waits for an hour", Status { state: State::Stale, oldest_pending_at: Some(NOON - HOUR - 1), ..waiting.clone() }),
         ("no sync for hours", Status { state: State::Stale, last_synced_at: Some(NOON - 5 * HOUR), ..well() }),
         ("rows were refused", Status { state: State::NeedsAttention, pending: 3, parked: 2, shelved: 1, ..waiting.clone() }),
+        ("both sides of a row are kept until somebody decides", Status { state: State::NeedsAttention, asked: 1, ..well() }),
         (
             "the device was revoked",
-            Status { state: State::NeedsAttention, last_error: failed("device_revoked", &ApiError::DeviceRevoked.to_string()), ..waiting.clone() },
+            Status {
+                state: State::NeedsAttention,
+                last_error: failed("device_revoked", &ApiError::DeviceRevoked(SealKey::default()).to_string()),
+                ..waiting.clone()
+            },
         ),
         ("a migration", Status { state: State::NeedsAttention, migrating: true, ..well() }),
     ];

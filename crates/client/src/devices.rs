@@ -109,10 +109,10 @@ impl Database {
                 let _ = self.inner.note(&[("app_version_told", version)]);
             }
         }
-        if !(at..at + LIST_AGE_MS).contains(&now) {
-            if let Ok(devices) = self.ask_within::<Vec<DeviceEntry>>(Some(BRIEF), Method::Get, "/v1/devices", None::<&()>) {
-                let _ = self.keep_devices(&devices);
-            }
+        if !(at..at + LIST_AGE_MS).contains(&now)
+            && let Ok(devices) = self.ask_within::<Vec<DeviceEntry>>(Some(BRIEF), Method::Get, "/v1/devices", None::<&()>)
+        {
+            let _ = self.keep_devices(&devices);
         }
     }
 

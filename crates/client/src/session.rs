@@ -409,5 +409,5 @@ fn take_scope(
 }
 
 fn size_of_row(row: &syncline_core::DeltaRow) -> usize {
-    64 + row.key.0.len() + row.values.iter().map(syncline_core::Value::size).sum::<usize>()
+    64 + row.key.0.len() + row.values.iter().map(Value::size).sum::<usize>()
 }

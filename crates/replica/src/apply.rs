@@ -41,7 +41,7 @@ pub struct Applied {
     /// (scope, table, key) of rows whose table changed.
     pub changed: Vec<(i64, i64, Key)>,
     /// Rows that wait for a foreign-key check at the end.
-    pub(crate) check: Vec<(Scope, Arc<Table>, Key)>,
+    pub(crate) check: Vec<crate::family::Named>,
     /// Keys seen, when a resync must find those that were not.
     pub(crate) seen: Option<HashSet<(i64, Key)>>,
     /// Tables that changed at all, by number.

@@ -21,13 +21,16 @@ use syncline_core::{Cell, ColSet, Key, Lost, LostReason, Seq, Value, planted};
 /// How far up a chain of parents is looked at.
 const DEPTH_MAX: usize = 16;
 
+/// A row by its names.
+pub(crate) type Named = (Scope, Arc<Table>, Key);
+
 /// What becomes of a row whose parent is absent.
 #[derive(Debug)]
 enum Fate {
     /// The parent is not known to be deleted, or waits for a decision itself.
     Waits,
     /// The parent comes back.
-    Revive(Arc<Table>, RowRecord),
+    Revive(Arc<Table>, Box<RowRecord>),
     /// The row goes along.
     Goes,
     /// The row points at nothing, or its default, from now on.
@@ -37,7 +40,7 @@ enum Fate {
 impl Tx<'_> {
     /// Settles a row that is in its table although a parent was deleted. Returns the rows to look at next; `None` if there is
     /// nothing to settle, and the row is to be shelved.
-    pub(crate) fn settle_orphan(&mut self, scope: &Scope, t: &Arc<Table>, key: &Key, out: &mut Applied) -> Result<Option<Vec<(Scope, Arc<Table>, Key)>>> {
+    pub(crate) fn settle_orphan(&mut self, scope: &Scope, t: &Arc<Table>, key: &Key, out: &mut Applied) -> Result<Option<Vec<Named>>> {
         let row = self.load_complete(scope, t, key)?;
         if row.is_new() || row.state.is_dead() || planted::on("parent_stays_dead") {
             return Ok(None);
@@ -46,7 +49,7 @@ impl Tx<'_> {
             None | Some(Fate::Waits) => Ok(None),
             Some(Fate::Revive(parent, record)) => {
                 let parent_key = record.key.clone();
-                self.revive(scope, &parent, record, out)?;
+                self.revive(scope, &parent, *record, out)?;
                 Ok(Some(vec![(scope.clone(), parent, parent_key), (scope.clone(), t.clone(), key.clone())]))
             }
             Some(Fate::LetsGo(f)) => {
@@ -90,7 +93,7 @@ impl Tx<'_> {
                 },
             };
             return Ok(Some(match f.on_delete {
-                _ if !gone => Fate::Revive(parent, record),
+                _ if !gone => Fate::Revive(parent, Box::new(record)),
                 Action::SetNull | Action::SetDefault => Fate::LetsGo(f.clone()),
                 _ => Fate::Goes,
             }));

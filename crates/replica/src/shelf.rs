@@ -8,6 +8,7 @@ use crate::apply::{Applied, RowObject};
 use crate::bind::{Bind, values};
 use crate::clash::Clash;
 use crate::error::{Doing, Result};
+use crate::family::Named;
 use crate::registry::Table;
 use crate::rows::{Kind, RowRecord};
 use crate::tx::{Role, Scope, Tx};
@@ -221,7 +222,7 @@ impl Tx<'_> {
     }
 
     /// Tries to show each shelved row, on a device of whatever scope, the first in precedence first. Returns those that are shown now.
-    fn try_shelved(&mut self, scope: &Scope, not: &HashSet<(i64, Key)>, out: &mut Applied) -> Result<Vec<(Scope, Arc<Table>, Key)>> {
+    fn try_shelved(&mut self, scope: &Scope, not: &HashSet<(i64, Key)>, out: &mut Applied) -> Result<Vec<Named>> {
         let shelved: Vec<(i64, i64, Vec<u8>)> = {
             let mut q = self.conn.prepare_cached("SELECT scope, tbl, key FROM _syncline_shelved WHERE ?2 OR scope = ?1").doing("reading the shelf")?;
             q.query_map(params![scope.n, self.role == Role::Device], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))

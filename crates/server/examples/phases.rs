@@ -34,6 +34,7 @@ fn device(authority: &mut Authority, conn: Connection, n: u8) -> (Replica, Calle
         public_key: format!("58{}", "66".repeat(31)),
         name: "d".into(),
         platform: "test".into(),
+        app_version: String::new(),
         schema: Some(schema),
     };
     let answer = authority.enrol(&mut env(), &request).unwrap();

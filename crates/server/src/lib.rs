@@ -20,7 +20,7 @@ pub mod store;
 pub mod whole;
 
 pub use accounts::{Caller, DeviceInfo};
-pub use api_error::ApiError;
+pub use api_error::{ApiError, SealKey};
 pub use ask::Ask;
 pub use authority::Authority;
 pub use engine::{Engine, OpenError, Watch};

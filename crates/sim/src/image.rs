@@ -87,6 +87,7 @@ fn make(variant: usize) -> Result<Image, Box<dyn std::error::Error>> {
             public_key: format!("58{}", "66".repeat(31)), // the curve's base point: any valid key will do
             name: format!("device {n}"),
             platform: "sim".into(),
+            app_version: String::new(),
             schema: (n == 0).then(|| schema.clone()),
         };
         let _ = authority.enrol(&mut env, &request)?;

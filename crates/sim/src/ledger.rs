@@ -225,19 +225,25 @@ impl Ledger {
 
     /// Checks that what was absorbed together with a row of a table that rejects is committed together, or not yet.
     pub fn check_groups(&self) -> Check {
-        let mut groups: BTreeMap<u64, (bool, BTreeSet<Option<i64>>, Vec<(usize, Key)>)> = BTreeMap::new();
+        #[derive(Default)]
+        struct Group {
+            rejects: bool,
+            committed: BTreeSet<Option<i64>>,
+            rows: Vec<(usize, Key)>,
+        }
+        let mut groups: BTreeMap<u64, Group> = BTreeMap::new();
         for ((t, key), row) in &self.rows {
             for op in row.ops.iter().filter(|o| !self.set_aside.contains(&o.stamp)) {
                 if let Some(group) = op.group {
                     let entry = groups.entry(group).or_default();
-                    entry.0 |= self.reject[*t];
-                    entry.1.insert(op.committed);
-                    entry.2.push((*t, key.clone()));
+                    entry.rejects |= self.reject[*t];
+                    entry.committed.insert(op.committed);
+                    entry.rows.push((*t, key.clone()));
                 }
             }
         }
-        match groups.values().find(|g| g.0 && g.1.len() > 1) {
-            Some((_, seqs, rows)) => Err(format!("SPLIT: {rows:?} were captured together, and committed in {seqs:?}")),
+        match groups.values().find(|g| g.rejects && g.committed.len() > 1) {
+            Some(Group { rows, committed, .. }) => Err(format!("SPLIT: {rows:?} were captured together, and committed in {committed:?}")),
             None => Ok(()),
         }
     }

@@ -119,6 +119,7 @@ impl Party {
             public_key: format!("58{}", "66".repeat(31)), // the curve's base point: any valid key will do
             name: format!("device {n}"),
             platform: "sim".into(),
+            app_version: String::new(),
             schema: Some(schema),
         };
         let answer = self.authority.enrol(&mut at, &request).map_err(|e| failed("enrolling")(&e))?;

@@ -51,6 +51,7 @@ fn device(authority: &mut Authority, server_env: &mut Env, schema: Option<&str>,
         public_key: format!("58{}", "66".repeat(31)), // the curve's base point: any valid key will do
         name: format!("device {n}"),
         platform: "test".into(),
+        app_version: String::new(),
         schema: Some(schema),
     };
     let answer = authority.enrol(server_env, &request).unwrap();

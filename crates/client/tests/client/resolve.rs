@@ -86,8 +86,8 @@ fn a_resolver_that_declines_panics_or_makes_no_fit_leaves_the_row_to_a_person() 
     write(&a, "UPDATE stock SET n = 1");
     sync(&a);
     write(&b, "UPDATE stock SET n = 2");
-    type Made = Option<BTreeMap<String, Value>>;
-    let made: [(&str, fn() -> Made); 3] =
+    type Maker = fn() -> Option<BTreeMap<String, Value>>;
+    let made: [(&str, Maker); 3] =
         [("", || None), ("panicked", || panic!("not today")), ("does not do", || Some(BTreeMap::from([("n".to_owned(), Value::Int(5000))])))];
     for (said, made) in made {
         b.set_resolver("stock", move |_| made());

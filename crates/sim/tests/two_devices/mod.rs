@@ -200,6 +200,7 @@ pub fn device_with(authority: &mut Authority, server_env: &mut Env, schema: &str
         public_key: format!("58{}", "66".repeat(31)), // the curve's base point: any valid key will do
         name: format!("device {n}"),
         platform: "test".into(),
+        app_version: String::new(),
         schema: Some(schema),
     };
     let answer = authority.enrol(server_env, &request).map_err(|e| e.to_string())?;
