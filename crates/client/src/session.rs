@@ -221,11 +221,7 @@ impl Session {
                 settled |= self.settle_one(replica, env, &conflict, row, round)?;
             }
         }
-        let figures = replica.transact(env, |tx| {
-            let scope = tx.scope(1)?;
-            tx.pending_figures(&scope)
-        })?;
-        (self.summary.pending, self.summary.parked) = (figures.0, figures.1);
+        (self.summary.pending, self.summary.parked) = replica.transact(env, |tx| tx.all_pending_figures())?;
         Ok(settled)
     }
 
@@ -251,10 +247,14 @@ impl Session {
         let row: RowObject = row.into_iter().filter(|(name, value)| conflict.refusal.key.get(name) != Some(value)).collect();
         let done = replica.transact(env, |tx| {
             tx.absorb()?;
-            if planted::on("resolver_unheard") { Ok(()) } else { tx.resolve(&conflict.id, &Resolution::Merged(row)) }
+            if !planted::on("resolver_unheard") {
+                tx.resolve(&conflict.id, &Resolution::Merged(row))?;
+            }
+            tx.find_scope(&ScopeId(conflict.scope_id.clone()))
         });
         match done {
-            Ok(()) => {
+            Ok(scope) => {
+                self.wanted.extend(scope.map(|s| s.n));
                 self.summary.rounds = round + 1;
                 Ok(true)
             }

@@ -18,7 +18,7 @@ pub const TEXT_BYTES_MAX: usize = 128 << 10;
 /// The same, of all edits of one text together.
 pub const EDITS_BYTES_MAX: usize = 384 << 10;
 /// The most comparisons of two pieces that finding an edit may take.
-const WORK_MAX: usize = 1 << 22;
+const WORK_MAX: usize = 1 << 23;
 
 /// One edit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,29 +118,39 @@ fn guarded<T>(work: impl FnOnce() -> Option<T>) -> Option<T> {
     catch_unwind(AssertUnwindSafe(work)).ok().flatten()
 }
 
-/// Finds what to replace in `old`, by byte ranges in order, to get `new`. Whole words; whole lines or all of it where
-/// comparing words would take too much work.
+/// Finds what to replace in `old`, by byte ranges in order, to get `new`: whole words. Where comparing all words would take too much
+/// work, passages are compared first, and then the words of those that differ.
 pub fn changes<'n>(old: &str, new: &'n str) -> Vec<(Range<usize>, &'n str)> {
-    for split in [words as fn(&str) -> Vec<&str>, lines] {
-        let (a, b) = (split(old), split(new));
-        let same = |x: &mut dyn Iterator<Item = (&&str, &&str)>| x.take_while(|(p, q)| p == q).count();
-        let head = same(&mut a.iter().zip(&b));
-        let tail = same(&mut a[head..].iter().rev().zip(b[head..].iter().rev()));
-        let (x, y) = (&a[head..a.len() - tail], &b[head..b.len() - tail]);
-        if x.len().saturating_mul(y.len()) > WORK_MAX {
-            continue;
-        }
-        let (starts_a, starts_b) = (starts(&a), starts(&b));
-        return capture_diff_slices(Algorithm::Myers, x, y)
-            .into_iter()
-            .filter(|op| !matches!(op, DiffOp::Equal { .. }))
-            .map(|op| {
-                let (o, n) = (op.old_range(), op.new_range());
-                (starts_a[head + o.start]..starts_a[head + o.end], &new[starts_b[head + n.start]..starts_b[head + n.end]])
-            })
-            .collect();
+    if let Some(found) = compare(words(old), words(new)) {
+        return found.into_iter().map(|(o, n)| (o, &new[n])).collect();
     }
-    if old == new { vec![] } else { vec![(0..old.len(), new)] }
+    let coarse = compare(passages(old), passages(new)).unwrap_or_else(|| vec![(0..old.len(), 0..new.len())]);
+    let mut out = Vec::new();
+    for (o, n) in coarse {
+        match compare(words(&old[o.clone()]), words(&new[n.clone()])) {
+            Some(fine) => out.extend(fine.into_iter().map(|(x, y)| (o.start + x.start..o.start + x.end, &new[n.start + y.start..n.start + y.end]))),
+            None => out.push((o, &new[n])),
+        }
+    }
+    out
+}
+
+/// Compares two texts piece by piece; returns by bytes what of the one became what of the other. `None` if that is too much work.
+fn compare(a: Vec<&str>, b: Vec<&str>) -> Option<Vec<(Range<usize>, Range<usize>)>> {
+    let same = |x: &mut dyn Iterator<Item = (&&str, &&str)>| x.take_while(|(p, q)| p == q).count();
+    let head = same(&mut a.iter().zip(&b));
+    let tail = same(&mut a[head..].iter().rev().zip(b[head..].iter().rev()));
+    let (x, y) = (&a[head..a.len() - tail], &b[head..b.len() - tail]);
+    if x.len().saturating_mul(y.len()) > WORK_MAX {
+        return None;
+    }
+    let (starts_a, starts_b) = (starts(&a), starts(&b));
+    let changed = capture_diff_slices(Algorithm::Myers, x, y).into_iter().filter(|op| !matches!(op, DiffOp::Equal { .. }));
+    let bytes = |op: DiffOp| {
+        let (o, n) = (op.old_range(), op.new_range());
+        (starts_a[head + o.start]..starts_a[head + o.end], starts_b[head + n.start]..starts_b[head + n.end])
+    };
+    Some(changed.map(bytes).collect())
 }
 
 /// Where each piece begins, and where the last one ends.
@@ -171,8 +181,24 @@ fn words(text: &str) -> Vec<&str> {
     out
 }
 
-fn lines(text: &str) -> Vec<&str> {
-    text.split_inclusive('\n').collect()
+/// Splits into passages of some sixteen words each, which end at a line's end or after a word that says so itself: an insertion
+/// changes the passage that it is in and not where the next ones begin.
+fn passages(text: &str) -> Vec<&str> {
+    let mut out = Vec::new();
+    let (mut from, mut at) = (0, 0);
+    for word in words(text) {
+        at += word.len();
+        // FNV-1a: any hash that is the same everywhere will do, and words are short.
+        let hash = word.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+        if word == "\n" || (word != " " && hash >> 28 == 0) {
+            out.push(&text[from..at]);
+            from = at;
+        }
+    }
+    if from < text.len() {
+        out.push(&text[from..]);
+    }
+    out
 }
 
 #[cfg(test)]
@@ -207,6 +233,14 @@ mod tests {
         let both = read(seed, &[a.clone(), b.clone()]).unwrap();
         assert_eq!(both, "fresh milk, eggs and rye bread");
         assert_eq!(read(seed, &[b, a]).unwrap(), both);
+    }
+
+    #[test]
+    fn edits_far_apart_in_a_long_line_touch_nothing_between() {
+        let seed: String = (0..9_000).map(|i| format!("w{i} ")).collect();
+        let outer = edit(&seed, &[], &format!("first {}", seed.trim_end()), stamp(5)).unwrap();
+        let inner = edit(&seed, &[], &seed.replace(" w4500 ", " middle "), stamp(6)).unwrap();
+        assert_eq!(read(&seed, &[outer, inner]).unwrap(), format!("first {}", seed.trim_end()).replace(" w4500 ", " middle "));
     }
 
     #[test]

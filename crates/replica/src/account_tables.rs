@@ -27,6 +27,12 @@ pub fn is_account_table(name: &str) -> bool {
     [SETTINGS, MARKERS, SCOPE_SETTINGS].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
+/// Puts a schema's tables in the order in which every replica numbers them: the app's by name, then the account's, which a device makes
+/// last.
+pub fn put_in_order(tables: &mut [TableDef]) {
+    tables.sort_by(|a, b| (is_account_table(&a.name), &a.name).cmp(&(is_account_table(&b.name), &b.name)));
+}
+
 /// Returns the tables' definitions.
 pub fn account_tables() -> [TableDef; 3] {
     let text = |name: &str| ColumnDef { name: name.into(), decl_type: "TEXT".into(), not_null: true, ..ColumnDef::default() };

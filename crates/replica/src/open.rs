@@ -1,6 +1,6 @@
 //! Opening a replica, making its sidecar, and taking it away again without a trace.
 
-use crate::account_tables::is_account_table;
+use crate::account_tables::put_in_order;
 use crate::error::{Doing, Error, Result};
 use crate::schema::SyncOptions;
 use crate::schema::{Introspection, device_ddl, introspect};
@@ -164,8 +164,7 @@ impl Tx<'_> {
     pub fn schema(&mut self) -> Result<Schema> {
         let version: i64 = self.meta("schema_version")?.unwrap_or(0);
         let mut tables: Vec<TableDef> = self.registry()?.all().iter().filter(|t| t.present).map(|t| t.def.clone()).collect();
-        // The app's own first: a device numbers them before it makes the account's.
-        tables.sort_by(|a, b| (is_account_table(&a.name), &a.name).cmp(&(is_account_table(&b.name), &b.name)));
+        put_in_order(&mut tables);
         Ok(Schema { version: version as u64, tables })
     }
 

@@ -51,6 +51,8 @@ pub struct Row {
     pub collected: Vec<Vv>,
     /// Whether it was deleted somewhere while no trigger was there: what only that place knew of its values is gone.
     pub unseen: bool,
+    /// Of a table that rejects: what devices knew of the row at some time. To decide that a merged row stays as it is writes nothing.
+    known: Vec<Vv>,
 }
 
 /// All writes of all rows, by table and key.
@@ -90,6 +92,10 @@ impl Ledger {
         let row = self.rows.entry((at.0, at.1.clone())).or_default();
         if by == SERVER && after.gravestone && !before.gravestone && after.ground == after.ctx {
             row.collected.push(after.ctx.clone());
+        }
+        let rejects = self.reject.get(at.0).copied().unwrap_or_default();
+        if by != SERVER && rejects && !row.known.contains(&after.ctx) {
+            row.known.push(after.ctx.clone());
         }
         row.unseen |=
             !after.gravestone && !before.is_dead() && after.is_dead() && (0..before.cells.len()).any(|c| before.cell(c).is_some() && after.cell(c).is_none());
@@ -132,7 +138,7 @@ impl Ledger {
                 row.ops.push(op);
             }
         }
-        if by == SERVER && !self.past_undone && self.reject.get(at.0).copied().unwrap_or_default() {
+        if by == SERVER && !self.past_undone && rejects {
             row.check_known(before, after, &self.set_aside).map_err(|e| format!("{e}; row {at:?}"))?;
         }
         if by == SERVER && !self.past_undone && !before.is_dead() && !after.is_dead() {
@@ -321,7 +327,8 @@ impl Row {
         let came = |o: &&Op| o.by != SERVER && after.ctx.covers(&o.stamp) && !before.ctx.covers(&o.stamp);
         let new: Vec<&Op> = self.ops.iter().filter(came).collect();
         let unsure = before.is_unknown() || !self.also.is_empty() || !self.collected.is_empty() || new.iter().any(|o| set_aside.contains(&o.stamp));
-        if new.is_empty() || unsure || new.iter().any(|o| before.ctx.within(&o.seen)) {
+        let decided = |known: &Vv| before.ctx.within(known) && new.iter().all(|o| known.covers(&o.stamp));
+        if new.is_empty() || unsure || new.iter().any(|o| before.ctx.within(&o.seen)) || self.known.iter().any(decided) {
             return Ok(());
         }
         Err(format!("REJECT: the authority took {new:?} over {:?}, which its writer did not know", before.ctx))

@@ -70,7 +70,9 @@ fn ten_devices_edit_one_text_offline_and_every_inserted_word_is_there_once() {
     text.split_whitespace().for_each(|w| *count.entry(w).or_default() += 1);
     for n in 0..DEVICES {
         for e in 0..EDITS {
-            assert_eq!(count.remove(format!("new{n}x{e}").as_str()), Some(1), "new{n}x{e}");
+            let word = format!("new{n}x{e}");
+            let near = text.split_whitespace().filter(|w| w.contains(&word)).collect::<Vec<_>>();
+            assert_eq!(count.remove(word.as_str()), Some(1), "{word}: {near:?}");
         }
     }
     for word in body.split_whitespace() {

@@ -3,6 +3,7 @@
 //! Tables and columns that the authority does not know are added. What it knows stays as it is there, with its
 //! constraints, indexes and options; what cannot be added is refused by name, all of it at once.
 
+use crate::account_tables::put_in_order;
 use super::expr::expression;
 use super::{Refused, SchemaError, same, validate};
 use syncline_core::schema::{ColumnDef, Schema, TableDef};
@@ -33,7 +34,7 @@ pub fn merge_schema(authority: &Schema, device: &Schema) -> Result<SchemaMerge, 
         return Err(SchemaError::Refused(refused));
     }
     merge.schema.tables.extend(merge.new_tables.iter().cloned());
-    merge.schema.tables.sort_by(|a, b| a.name.cmp(&b.name));
+    put_in_order(&mut merge.schema.tables);
     validate(&merge.schema)?;
     Ok(merge)
 }

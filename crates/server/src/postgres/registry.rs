@@ -111,7 +111,7 @@ impl Registry {
     /// Returns the schema that devices are told.
     pub fn schema(&self) -> Schema {
         let mut tables: Vec<TableDef> = self.tables.values().map(|t| t.def.clone()).collect();
-        tables.sort_by(|a, b| a.name.cmp(&b.name));
+        syncline_replica::account_tables::put_in_order(&mut tables);
         Schema { version: self.version, tables }
     }
 }
