@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use syncline_replica::config::Config;
 use syncline_server::http::{serve_authority, shutdown_signal};
+use syncline_server::postgres::Settings;
 use syncline_server::{Engine, Postgres, Store, Tls};
 
 /// Runs the authority until SIGTERM or ctrl-c
@@ -24,6 +25,9 @@ pub struct Args {
     /// The PostgreSQL database to keep it in instead
     #[arg(long, value_name = "URL", group = "store", env = "SYNCLINE_DATABASE", hide_env_values = true)]
     database: Option<String>,
+    /// With --database: the unprivileged role that transactions of scopes run as, behind row-level security (docs/postgres.md)
+    #[arg(long, value_name = "ROLE", requires = "database")]
+    scoped_role: Option<String>,
     /// Where to listen; port 0 takes a free one. Beyond this machine, use --tls-cert and --tls-key or a proxy that speaks TLS
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4840")]
     listen: SocketAddr,
@@ -50,7 +54,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
         _ => None,
     };
     let store = match (&args.database, &args.data) {
-        (Some(url), _) => Store::Postgres(Postgres::open_with(url, &config)?),
+        (Some(url), _) => Store::Postgres(Postgres::open_with(url, &Settings { config, scoped_role: args.scoped_role.clone() })?),
         (None, Some(dir)) => Store::Sqlite(Engine::open(dir).with_context(|| format!("opening the authority in {}", dir.display()))?),
         (None, None) => return Err(failure(Exit::Usage, "name a directory with --data, or a PostgreSQL database with --database")),
     };

@@ -4,7 +4,7 @@ use super::{Opened, Place};
 use crate::exit::{Exit, failure};
 use crate::output::{Output, say};
 
-/// Checks a PostgreSQL authority: sequences, chain and tables
+/// Checks a PostgreSQL authority: sequences, bundle log, and every row with its state
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   syncline admin doctor --database postgres://syncline:secret@db.example.org/app")]
@@ -26,7 +26,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     } else {
         found.iter().try_for_each(out_line(&out))?;
         if found.is_empty() {
-            say("nothing found: sequences, bundle log and tables belong together (row states are not compared with the tables)");
+            say("nothing found: sequences, bundle log, row states and tables belong together");
         }
     }
     Ok(if found.is_empty() { Exit::Done } else { Exit::Damaged })

@@ -101,33 +101,60 @@ pub fn best(runs: impl IntoIterator<Item = f64>) -> f64 {
 
 /// A directory with a server in a process of its own, which ends with this, and its devices.
 pub struct Bed {
+    // Ends before its directory goes.
+    server: Server,
     dir: TempDir,
-    server: Child,
     /// Where it listens, like `127.0.0.1:4840`.
     pub address: String,
+}
+
+/// A server in a process of its own, which ends with this.
+pub struct Server {
+    child: Child,
+    /// Where it listens.
+    pub address: String,
+}
+
+impl Server {
+    fn start(dir: &Path) -> anyhow::Result<Server> {
+        let mut child = program()?
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(place(dir))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting the server")?;
+        let stdout = child.stdout.take().context("the server has no output")?;
+        let mut server = Server { child, address: String::new() };
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || tell.send(BufReader::new(stdout).lines().next()));
+        match told.recv_timeout(START) {
+            Ok(Some(Ok(line))) if line.starts_with("listening on http://") => server.address = line["listening on http://".len()..].to_owned(),
+            _ => bail!("the server did not come up; try `syncline serve --data DIR` with a new DIR to see why"),
+        }
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Bed {
     /// Starts a server over an empty directory.
     pub fn new() -> anyhow::Result<Bed> {
         let dir = temp_dir()?;
-        let mut server = program()?
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(place(dir.path()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting the server")?;
-        let stdout = server.stdout.take().context("the server has no output")?;
-        let mut bed = Bed { dir, server, address: String::new() };
-        let (tell, told) = mpsc::channel();
-        std::thread::spawn(move || tell.send(BufReader::new(stdout).lines().next()));
-        match told.recv_timeout(START) {
-            Ok(Some(Ok(line))) if line.starts_with("listening on http://") => bed.address = line["listening on http://".len()..].to_owned(),
-            _ => bail!("the server did not come up; try `syncline serve --data DIR` with a new DIR to see why"),
-        }
-        Ok(bed)
+        let server = Server::start(dir.path())?;
+        Ok(Bed { dir, address: server.address.clone(), server })
+    }
+
+    /// Starts another server of the same authority, which only a database has several of.
+    pub fn another_server(&self) -> anyhow::Result<Option<Server>> {
+        DATABASE.get().map(|_| Server::start(self.dir.path())).transpose()
     }
 
     /// Returns a path in the directory.
@@ -160,27 +187,20 @@ impl Bed {
 
     /// Returns the CPU time of the server's threads. Those that have ended are not in it; its pool keeps them for a while.
     pub fn server_cpu(&self) -> Duration {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.server.id())).into_iter().flatten().flatten();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.server.child.id())).into_iter().flatten().flatten();
         tasks.filter_map(|task| cpu_of(&task.path().join("schedstat"))).sum()
     }
 
     /// Returns the most memory that the server had since its start or `forget_memory`, in MB; `None` where the system tells none.
     pub fn server_memory(&self) -> Option<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.id())).ok()?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.child.id())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         Some(line.split_whitespace().next()?.parse::<f64>().ok()? * 1024.0 / 1e6)
     }
 
     /// Begins to look anew for the most memory.
     pub fn forget_memory(&self) -> anyhow::Result<()> {
-        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.server.id()), "5")?)
-    }
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.server.child.id()), "5")?)
     }
 }
 

@@ -19,7 +19,9 @@ pub fn measure() -> anyhow::Result<Vec<Row>> {
     let bed = Bed::new()?;
     let a = bed.device("a.db", "ada")?;
     sync(&a)?;
-    let b = bed.empty_device("b.db", "ada")?;
+    // On a database each device has a server of its own.
+    let other = bed.another_server()?;
+    let b = bed.attach("b.db", "ada", other.as_ref().map_or(&bed.address, |o| &o.address))?;
     sync(&b)?;
     let reference = plain(&bed.path("plain.db"))?;
     let seen = b.observe(&["visit"])?;
@@ -48,9 +50,10 @@ pub fn measure() -> anyhow::Result<Vec<Row>> {
     }
     syncing_a.stop();
     syncing_b.stop();
+    let (across, most) = if other.is_some() { (" of another server", 10.0) } else { ("", 5.0) };
     let mut row = |share: f64, most: f64| {
         Row::new(
-            format!("write to a high-priority table on A until seen on watching B, p{} of {WRITES}", share * 100.0),
+            format!("write to a high-priority table on A until seen on watching B{across}, p{} of {WRITES}", share * 100.0),
             Clock::Wall,
             percentile(&mut visible, share),
             "ms",
@@ -60,7 +63,7 @@ pub fn measure() -> anyhow::Result<Vec<Row>> {
     };
     let [up, down] = requests.map(|sum| sum as f64 / WRITES as f64);
     Ok(vec![
-        row(0.5, 5.0),
+        row(0.5, most),
         row(0.99, 25.0),
         Row::new("requests per write of A", Clock::Count, up, "requests").at_most(1.0),
         Row::new("requests per write of B", Clock::Count, down, "requests").at_most(1.0),

@@ -6,6 +6,7 @@
 mod adopted;
 #[path = "../cli/chaos.rs"]
 mod chaos;
+mod cluster;
 #[path = "../cli/conflicts.rs"]
 mod conflicts;
 #[path = "../cli/devices.rs"]
@@ -16,6 +17,8 @@ mod hard;
 mod policies;
 #[path = "../cli/postgres.rs"]
 mod postgres;
+mod restored;
+mod secured;
 // Some of what these offer is for tests of `cli` alone.
 #[allow(dead_code)]
 #[path = "../cli/proxy.rs"]
@@ -24,6 +27,7 @@ mod proxy;
 mod scopes;
 #[path = "../cli/sharing.rs"]
 mod sharing;
+mod storm;
 #[allow(dead_code)]
 #[path = "../cli/support.rs"]
 mod support;

@@ -5,7 +5,7 @@ use crate::api_error::ApiError;
 use crate::delivery::{Delivered, DevicePlace, Mark, bad_key, got, keys_of, no_row, no_table, place_of, scope_place};
 use crate::postgres::db::{Tx, internal};
 use crate::postgres::registry::Registry;
-use crate::postgres::{Postgres, accounts, members, migrate};
+use crate::postgres::{Postgres, accounts, doctor, members};
 use std::collections::HashMap;
 use syncline_core::{DeviceId, ScopeId, Seq};
 use tokio_postgres::types::Type;
@@ -106,9 +106,9 @@ impl Postgres {
         };
         Ok(rows.iter().rev().map(line).collect())
     }
-    /// Finds out whether sequences, bundle log and tables belong together; returns what does not.
+    /// Finds out whether sequences, bundle log, row states and tables belong together; returns what does not. Reads everything.
     pub fn doctor(&self) -> Result<Vec<String>, ApiError> {
-        self.block(async { self.inner.read(async |tx| migrate::check(tx).await).await })
+        self.block(doctor::examine(&self.inner))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::postgres::own::Form;
 use crate::postgres::registry::{Registry, Table, literal, register};
 use crate::postgres::schema::{follow, new_rules};
 use crate::postgres::types::{PgType, kept};
-use crate::postgres::{Env, accounts, ddl};
+use crate::postgres::{Env, accounts, ddl, wall};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use syncline_core::schema::{Action, ColumnDef, ForeignKey, IndexDef, IndexPart, IntegerKeys, Schema, TableDef, quote};
@@ -123,6 +123,7 @@ async fn take(tx: &Tx, before: &Registry, defs: Vec<(TableDef, Adopted)>, wish: 
         for sql in ddl::capture(&t) {
             tx.batch(&sql).await?;
         }
+        wall::cover_new(tx, &t).await?;
         // The triggers hold off writers until this commits: nothing comes between them and this look at all rows.
         tx.batch(&ddl::capture_all(&t)).await?;
         tracing::info!("table `{}`.`{}` is synced as it is", wish.schema, t.def.name);

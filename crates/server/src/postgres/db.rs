@@ -2,11 +2,12 @@
 //! a connection on after each transaction may stand between.
 
 use crate::api_error::ApiError;
+use crate::postgres::tls::Tls;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
 use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Config, NoTls, Row};
+use tokio_postgres::{Config, Row};
 
 /// Connections of one server process.
 const CONNECTIONS: usize = 16;
@@ -19,10 +20,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 pub type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// Makes a pool for a URL.
-pub fn pool(config: &Config) -> Result<Pool, String> {
+pub fn pool(config: &Config, tls: Tls) -> Result<Pool, String> {
     let mut config = config.clone();
     config.connect_timeout(CONNECT).application_name("syncline");
-    let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    let manager = Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     let timeouts = Timeouts { wait: Some(WAIT), create: Some(CONNECT), recycle: Some(CONNECT) };
     Pool::builder(manager).max_size(CONNECTIONS).timeouts(timeouts).runtime(deadpool_postgres::Runtime::Tokio1).build().map_err(|e| e.to_string())
 }
@@ -44,7 +45,7 @@ pub enum Purpose {
 impl Tx {
     /// Begins a transaction.
     pub async fn begin(pool: &Pool, purpose: Purpose) -> Result<Tx, ApiError> {
-        let client = pool.get().await.map_err(|e| ApiError::Unavailable(format!("the database does not answer ({e})")))?;
+        let client = pool.get().await.map_err(|e| ApiError::Unavailable(format!("the database does not answer ({})", told(&e))))?;
         let begin = match purpose {
             Purpose::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             Purpose::Write => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '10s'",

@@ -109,6 +109,11 @@ impl Printer<'_> {
                 // In the C collation only ASCII letters fold, as in SQLite.
                 (format!("(({text}) COLLATE \"C\" {}ILIKE {pattern} ESCAPE '')", if *not { "NOT " } else { "" }), Class::Truth)
             }
+            Expr::Like { lhs, not, op: LikeOperator::Glob, rhs, escape: None } => {
+                let ((text, Class::Text), Expr::Literal(Literal::String(pattern))) = (self.print(lhs)?, &**rhs) else { return None };
+                let pattern = string(&glob(&unquoted(pattern))?)?;
+                (format!("(({text}) COLLATE \"C\" {} {pattern})", if *not { "!~" } else { "~" }), Class::Truth)
+            }
             Expr::Case { base: None, when_then_pairs, else_expr } => {
                 let mut sql = "(CASE".to_owned();
                 let mut class = None;
@@ -194,6 +199,12 @@ impl Printer<'_> {
             let real = |sql: String, own: Class| if own == class { sql } else { format!("({sql})::float8") };
             Some((format!("({} {op} {})", real(x, class_x), real(y, class_y)), class))
         };
+        // By zero SQLite gives NULL, PostgreSQL an error.
+        let divided = |op: &str, only: Option<Class>| {
+            let (x, y) = (number(self.print(a)?)?, number(self.print(b)?)?);
+            let fits = matches!((x.1, y.1), (Class::Integer, Class::Integer)) || only.is_none() && matches!((x.1, y.1), (Class::Real, Class::Real));
+            fits.then(|| (format!("({} {op} nullif({}, 0))", x.0, y.0), x.1))
+        };
         match op {
             Operator::Equals => compared("="),
             Operator::NotEquals => compared("<>"),
@@ -208,6 +219,8 @@ impl Printer<'_> {
             Operator::Add => computed("+"),
             Operator::Subtract => computed("-"),
             Operator::Multiply => computed("*"),
+            Operator::Divide => divided("/", None),
+            Operator::Modulus => divided("%", Some(Class::Integer)),
             Operator::Concat => {
                 let ((x, Class::Text), (y, Class::Text)) = (self.print(a)?, self.print(b)?) else { return None };
                 Some((format!("({x} || {y})"), Class::Text))
@@ -245,11 +258,48 @@ impl Printer<'_> {
             {
                 (format!("substr({x}, {from}, {n})"), Class::Text)
             }
+            ("instr", [(x, Class::Text), (y, Class::Text)]) => (format!("strpos({x}, {y})::bigint"), Class::Integer),
+            ("replace", [(x, Class::Text), (from, Class::Text), (to, Class::Text)]) => (format!("replace({x}, {from}, {to})"), Class::Text),
+            // A column holds values of its own class alone; others are refused with `type`.
+            ("typeof", [(x, class @ (Class::Integer | Class::Real | Class::Text | Class::Bytes))]) => {
+                let name = match class {
+                    Class::Integer => "integer",
+                    Class::Real => "real",
+                    Class::Bytes => "blob",
+                    _ => "text",
+                };
+                (format!("(CASE WHEN {x} IS NULL THEN 'null' ELSE '{name}' END)"), Class::Text)
+            }
             ("datetime", [(now, Class::Text)]) if now == "'now'" => (utc("YYYY-MM-DD HH24:MI:SS"), Class::Text),
             ("date", [(now, Class::Text)]) if now == "'now'" => (utc("YYYY-MM-DD"), Class::Text),
             _ => return None,
         })
     }
+}
+
+/// Returns a GLOB pattern as a regular expression of PostgreSQL's; `None` where the two may differ.
+fn glob(pattern: &str) -> Option<String> {
+    let (mut out, mut chars) = ("^".to_owned(), pattern.chars());
+    while let Some(c) = chars.next() {
+        match c {
+            '*' => out.push_str(".*"),
+            '?' => out.push('.'),
+            '[' => {
+                let (set, rest) = chars.as_str().split_once(']')?;
+                chars = rest.chars();
+                let (not, listed) = set.strip_prefix('^').map_or(("", set), |rest| ("^", rest));
+                let plain = !listed.is_empty() && listed.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | ' ' | '.' | '@' | '/'));
+                if !plain {
+                    return None;
+                }
+                out += &format!("[{not}{listed}]");
+            }
+            '^' | '\\' | ']' => return None,
+            '.' | '+' | '(' | ')' | '{' | '}' | '|' | '$' => out += &format!("[{c}]"),
+            c => out.push(c),
+        }
+    }
+    Some(out + "$")
 }
 
 fn utc(format: &str) -> String {
@@ -291,12 +341,29 @@ mod tests {
         assert_eq!(to("t IN ('a', 'it''s')").as_deref(), Some("(((\"t\" = 'a') OR (\"t\" = 'it''s')))"));
         assert_eq!(to("length(t) BETWEEN 1 AND 5").as_deref(), Some("(((char_length(\"t\")::bigint >= 1) AND (char_length(\"t\")::bigint <= 5)))"));
         assert_eq!(to("yes IN (0, 1)").as_deref(), Some("(((\"yes\")::int::bigint = 0) OR ((\"yes\")::int::bigint = 1))").map(|x| format!("({x})")).as_deref());
+        assert_eq!(to("t GLOB '*@?*.[a-z]'").as_deref(), Some("((\"t\") COLLATE \"C\" ~ '^.*@..*[.][a-z]$')"));
+        assert_eq!(to("t NOT GLOB '[^0-9]*'").as_deref(), Some("((\"t\") COLLATE \"C\" !~ '^[^0-9].*$')"));
+        assert_eq!(to("n % 10 = 0 AND n / 2 > 1").as_deref(), Some("(((\"n\" % nullif(10, 0)) = 0) AND ((\"n\" / nullif(2, 0)) > 1))"));
+        assert_eq!(to("instr(t, '@') > 1").as_deref(), Some("(strpos(\"t\", '@')::bigint > 1)"));
+        assert_eq!(to("typeof(n) = 'integer'").as_deref(), Some("((CASE WHEN \"n\" IS NULL THEN 'null' ELSE 'integer' END) = 'integer')"));
         assert_eq!(to("any IS NOT NULL").as_deref(), Some("(\"any\" IS NOT NULL)"));
     }
 
     #[test]
     fn what_has_no_exact_counterpart_is_not() {
-        for text in ["t > 5", "typeof(n) = 'integer'", "any > 0", "n / 2 = 1", "t GLOB 'a*'", "json_valid(t)", "nobody = 1", "t"] {
+        for text in [
+            "t > 5",
+            "typeof(any) = 'integer'",
+            "any > 0",
+            "r % 2 = 1",
+            "n / r > 1",
+            "t GLOB 'a['",
+            "t GLOB '[]a]'",
+            "t GLOB any",
+            "json_valid(t)",
+            "nobody = 1",
+            "t",
+        ] {
             assert_eq!(condition(text, &Schema::default(), &table()), None, "{text}");
         }
     }

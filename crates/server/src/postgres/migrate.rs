@@ -7,8 +7,13 @@ use syncline_core::HistoryId;
 use tokio_postgres::types::Type;
 
 /// All migrations, in order; their numbers are their places, from 1.
-const MIGRATIONS: [&str; 4] =
-    [include_str!("0001_sidecar.sql"), include_str!("0002_members.sql"), include_str!("0003_journal.sql"), include_str!("0004_adopted.sql")];
+const MIGRATIONS: [&str; 5] = [
+    include_str!("0001_sidecar.sql"),
+    include_str!("0002_members.sql"),
+    include_str!("0003_journal.sql"),
+    include_str!("0004_adopted.sql"),
+    include_str!("0005_collect.sql"),
+];
 /// Servers that start at the same time migrate one after another: the key of the lock that the transaction holds.
 const LOCK: i64 = 0x5379_6e63_6c69_6e65;
 

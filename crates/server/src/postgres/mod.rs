@@ -9,10 +9,12 @@ pub mod accounts;
 pub mod admin;
 mod adopt;
 mod catalog;
+mod collect;
 mod commit;
 mod db;
 mod ddl;
 mod diagnose;
+mod doctor;
 mod expr;
 mod journal;
 pub mod members;
@@ -24,9 +26,11 @@ mod rows;
 mod schema;
 mod scope;
 mod sharing;
+mod tls;
 mod translate;
 mod types;
 mod wake;
+mod wall;
 mod write;
 
 use crate::accounts::{Caller, DeviceInfo};
@@ -64,6 +68,9 @@ pub struct Postgres {
 pub(crate) struct Inner {
     pool: Pool,
     config: tokio_postgres::Config,
+    tls: tls::Tls,
+    /// Who the server is within a transaction of a scope, where the second wall stands.
+    role: Option<String>,
     history: HistoryId,
     limits: Limits,
     tables: Tables,
@@ -120,31 +127,28 @@ impl Tables {
 impl Postgres {
     /// Opens the authority in a database, making its sidecar if there is none. Any number of servers may.
     pub fn open(url: &str) -> Result<Postgres, OpenError> {
-        Postgres::open_with(url, &Config::default())
+        Postgres::open_with(url, &Settings::default())
     }
-    /// The same, adopting the tables that syncline.toml names.
-    pub fn open_with(url: &str, config: &Config) -> Result<Postgres, OpenError> {
-        let settings = config;
-        let config: tokio_postgres::Config = url.parse().map_err(|e| OpenError::Url(db::told(&e)))?;
+    /// The same, with what the operator wants besides.
+    pub fn open_with(url: &str, settings: &Settings) -> Result<Postgres, OpenError> {
+        let (config, tls) = tls::parse(url)?;
         let shown = shown(&config);
         let failed = |e: String| OpenError::Database(shown.clone(), e);
-        if matches!(config.get_ssl_mode(), tokio_postgres::config::SslMode::Require) {
-            return Err(OpenError::Url(
-                "sslmode=require is not there yet; leave it out, and put the way to the database into a private network or a tunnel".into(),
-            ));
-        }
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("syncline-postgres").enable_all().build();
         let runtime = runtime.map_err(|e| failed(e.to_string()))?;
-        let pool = runtime.block_on(async { db::pool(&config) }).map_err(failed)?;
+        let pool = runtime.block_on(async { db::pool(&config, tls.clone()) }).map_err(failed)?;
         let mut env = system_env();
         let fresh = (env.id(HistoryId::from_random), env.id(SourceId::from_random));
-        let (history, source, broken) = runtime.block_on(prepare(&pool, fresh, settings)).map_err(|e| OpenError::Authority(shown.clone(), e))?;
+        let Prepared { history, source, role, broken } =
+            runtime.block_on(prepare(&pool, fresh, settings)).map_err(|e| OpenError::Authority(shown.clone(), e))?;
         if let Some(broken) = broken {
             return Err(OpenError::Damaged(shown, broken));
         }
         let inner = Arc::new(Inner {
             pool,
             config,
+            tls,
+            role,
             history,
             limits: Limits::default(),
             tables: Tables::default(),
@@ -197,6 +201,7 @@ impl Postgres {
             inner.absorb(scope).await?;
             inner
                 .read(async |tx| {
+                    wall::enter(tx, inner.role.as_deref(), &[&scope.0]).await?;
                     let (scope, registry) = inner.find(tx, scope).await?;
                     pull::changes(tx, &registry, &scope, inner.history, cursor, limit).await
                 })
@@ -338,6 +343,8 @@ impl Inner {
         }
         let (response, applied) = self
             .read(async move |tx| {
+                let names: Vec<&str> = request.scopes.iter().map(|s| s.scope.0.as_str()).collect();
+                wall::enter(tx, self.role.as_deref(), &names).await?;
                 let registry = self.tables.current(tx).await?;
                 check_schema_version(registry.demanded, request)?;
                 let mut scopes = Vec::with_capacity(request.scopes.len());
@@ -440,6 +447,7 @@ impl Inner {
         let env = self.env();
         // Before the lock: who is no member holds nobody up.
         sharing::may_see(tx, caller, &asked.scope).await?;
+        wall::enter(tx, self.role.as_deref(), &[&asked.scope.0]).await?;
         let mut scope = Scope::lock(tx, &asked.scope).await?.ok_or_else(ApiError::no_such_scope)?;
         // And under it: nobody comes or goes meanwhile.
         let role = sharing::may_see(tx, caller, &asked.scope).await?;
@@ -495,6 +503,7 @@ impl Inner {
     }
 
     async fn try_absorb(&self, tx: &Tx, scope: &ScopeId) -> Result<Option<Seq>, ApiError> {
+        wall::enter(tx, self.role.as_deref(), &[&scope.0]).await?;
         let sql = "SELECT EXISTS (SELECT FROM syncline.capture WHERE scope_id = $1)";
         if !tx.query_one(sql, &[(&scope.0, Type::TEXT)]).await?.get::<_, bool>(0) {
             return Ok(None);
@@ -519,7 +528,24 @@ async fn pause(tries: u32) {
     tokio::time::sleep(Duration::from_millis(1 + system_env().nonce() % most)).await;
 }
 
-async fn prepare(pool: &Pool, fresh: (HistoryId, SourceId), config: &Config) -> Result<(HistoryId, SourceId, Option<String>), ApiError> {
+/// What the operator wants of an authority on PostgreSQL besides its place.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// syncline.toml: the tables to adopt.
+    pub config: Config,
+    /// The unprivileged role that transactions of scopes run as; see docs/postgres.md.
+    pub scoped_role: Option<String>,
+}
+
+/// A database that is ready to be served.
+struct Prepared {
+    history: HistoryId,
+    source: SourceId,
+    role: Option<String>,
+    broken: Option<String>,
+}
+
+async fn prepare(pool: &Pool, fresh: (HistoryId, SourceId), settings: &Settings) -> Result<Prepared, ApiError> {
     let tx = Tx::begin(pool, Purpose::Write).await?;
     let sql = "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), current_setting('fsync') = 'on'
                AND current_setting('synchronous_commit') <> 'off'";
@@ -537,13 +563,15 @@ async fn prepare(pool: &Pool, fresh: (HistoryId, SourceId), config: &Config) -> 
     let history = migrate::migrate(&tx, fresh.0).await?;
     let source = absorb::own_source(&tx, fresh.1).await?;
     let broken = migrate::check(&tx).await?;
+    let mut role = None;
     if broken.is_empty() {
         let mut system = system_env();
         let env = Env { now_ms: system.now_ms, writer: system.id(WriterId::from_random), source };
-        adopt::adopt(&tx, config, &env).await?;
+        adopt::adopt(&tx, &settings.config, &env).await?;
+        role = wall::build(&tx, settings.scoped_role.as_deref()).await?;
     }
     tx.commit().await?;
-    Ok((history, source, broken.into_iter().next()))
+    Ok(Prepared { history, source, role, broken: broken.into_iter().next() })
 }
 
 /// Names a database for people, without its password.

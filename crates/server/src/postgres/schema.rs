@@ -7,7 +7,7 @@ use crate::postgres::db::{Failed, Tx};
 use crate::postgres::registry::{Registry, Table, register};
 use crate::postgres::rows::{self, COLUMNS, Record};
 use crate::postgres::scope::Scope;
-use crate::postgres::{Env, accounts, ddl};
+use crate::postgres::{Env, accounts, ddl, wall};
 use std::sync::Arc;
 use syncline_core::{EnrolRequest, EnrolResponse, HistoryId, Key, Schema, ScopeId, TableDef};
 use syncline_replica::policies::change_rules;
@@ -85,6 +85,7 @@ async fn take(tx: &Tx, theirs: &Schema, env: &Env) -> Result<(), ApiError> {
         for sql in ddl::capture(table) {
             run(tx, &sql).await?;
         }
+        wall::cover_new(tx, table).await?;
     }
     for def in &ruled {
         if let Some(t) = registry.find(&def.name) {

@@ -117,7 +117,7 @@ pub async fn listen(inner: Arc<Inner>) {
 async fn hear(inner: &Arc<Inner>) -> Result<(), ApiError> {
     let mut config = inner.config.clone();
     config.application_name("syncline listener").keepalives_idle(Duration::from_secs(30));
-    let (client, mut connection) = config.connect(tokio_postgres::NoTls).await?;
+    let (client, mut connection) = config.connect(inner.tls.clone()).await?;
     let hub = inner.clone();
     let hearing = tokio::spawn(async move {
         while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {

@@ -180,6 +180,10 @@ pub fn clash(e: &DbError) -> Option<Clash> {
         c if *c == SqlState::FOREIGN_KEY_VIOLATION => (Reason::ForeignKey, "it points at a row that does not exist".to_owned()),
         // An index entry of PostgreSQL's takes at most a third of a page.
         c if *c == SqlState::PROGRAM_LIMIT_EXCEEDED => (Reason::TooLarge, "a value is too large for an index of the server's".to_owned()),
+        // Row-level security, or a right that a business trigger would need.
+        c if *c == SqlState::INSUFFICIENT_PRIVILEGE => {
+            (Reason::Rule, format!("what the server's rules do with it is not allowed: {}", first_words(e.message())))
+        }
         c if *c == SqlState::RAISE_EXCEPTION => return Some(rule(e.message())),
         c if c.code().starts_with("22") => (Reason::Type, format!("a value does not fit its column's type: {}", first_words(e.message()))),
         // What business rules raise under codes of their own.

@@ -72,6 +72,24 @@ impl Bed {
             Place::Postgres(database) => try_psql(&database.url(), sql).map(drop),
         }
     }
+    /// Collects a scope's tombstones, as the operator does.
+    pub fn collect(&self, scope: &str, floor: Seq) -> u64 {
+        let scope = ScopeId(scope.into());
+        match (&self.place, &self.store) {
+            (Place::Sqlite(dir), _) => {
+                let mut replica = syncline_replica::Replica::open(Bed::file(dir)).unwrap();
+                replica
+                    .transact(&mut syncline_server::engine::system_env(), |tx| {
+                        syncline_server::commit::absorb_foreign(tx)?;
+                        let scope = tx.find_scope(&scope)?.unwrap();
+                        syncline_server::collect::collect(tx, &scope, floor)
+                    })
+                    .unwrap()
+            }
+            (_, Store::Postgres(postgres)) => postgres.collect(&scope, floor).unwrap(),
+            _ => unreachable!(),
+        }
+    }
     /// Reads one value as text.
     pub fn one(&self, sql: &str) -> String {
         match &self.place {

@@ -4,8 +4,9 @@ use crate::bed::*;
 use crate::postgres_database::psql;
 use std::time::{Duration, Instant};
 use syncline_core::*;
-use syncline_server::Store;
 use syncline_server::http::Authority;
+use syncline_server::postgres::Settings;
+use syncline_server::{Postgres, Store};
 use tokio_postgres::NoTls;
 
 /// A SQL client that keeps its transaction open.
@@ -221,4 +222,71 @@ fn devices_on_three_servers_beside_a_sql_client_and_an_operator_who_kills_connec
     );
     assert!(gaps.is_empty(), "{gaps:?}");
     assert_eq!(psql(&url, "SELECT count(*) FROM syncline.bundle WHERE device IS NOT NULL")[0][0], (8 * ROUNDS).to_string());
+}
+
+#[test]
+fn the_doctor_finds_rows_that_triggers_did_not_see() {
+    let mut bed = Bed::postgres();
+    let mut a = bed.device("ada", TABLES);
+    let rows = ["p", "q", "r"].map(|id| a.insert("person", key(id), vec![text(id), Value::Int(1), text("P")]));
+    a.push(&bed.store, rows.to_vec());
+    bed.sql("UPDATE person SET age = 2 WHERE id = 'p'");
+    let Store::Postgres(postgres) = &bed.store else { unreachable!() };
+    assert_eq!(postgres.doctor().unwrap(), [""; 0]);
+    bed.sql("SET session_replication_role = replica; UPDATE person SET name = 'secret' WHERE id = 'q'; DELETE FROM person WHERE id = 'r'; INSERT INTO person(scope_id, id, name) VALUES('ada', 's', 'S')");
+    let found = postgres.doctor().unwrap();
+    let tells = |what: &str| found.iter().any(|f| f.starts_with("table `person`, scope ada: 1 rows") && f.contains(what));
+    assert!(found.len() == 3 && tells("gone without a trace") && tells("unknown to devices") && tells("differ from what devices have, in name"), "{found:?}");
+    assert!(!found.concat().contains("secret"));
+    // What it says to do mends it.
+    bed.sql("UPDATE person SET age = age; INSERT INTO person(id, name) VALUES('r', 'x'); DELETE FROM person WHERE id = 'r'");
+    assert_eq!(postgres.doctor().unwrap(), [""; 0]);
+    bed.sql("UPDATE syncline.scope SET digest = digest + 1");
+    assert_eq!(postgres.doctor().unwrap().len(), 1);
+}
+
+#[test]
+fn a_transaction_of_a_scope_is_a_role_that_sees_no_other_scope() {
+    let mut bed = Bed::postgres();
+    let (mut ada, mut bert) = (bed.device("ada", TABLES), bed.device("bert", ""));
+    let role = format!("scoped_{}", bed.url().rsplit('_').next().unwrap());
+    let open = |bed: &Bed| Postgres::open_with(&bed.url(), &Settings { scoped_role: Some(role.clone()), ..Settings::default() });
+    let told = open(&bed).err().unwrap().to_string();
+    assert!(told.contains("CREATE ROLE"), "{told}");
+    bed.sql(&format!("CREATE ROLE {role} NOLOGIN; CREATE ROLE {role}_clerk LOGIN; GRANT USAGE ON SCHEMA public TO {role}_clerk; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}_clerk"));
+    let walled = Store::Postgres(open(&bed).unwrap());
+    bed.sql("CREATE TABLE seen(who text); GRANT INSERT ON seen TO PUBLIC; CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO seen VALUES(current_user); RETURN NULL; END'; CREATE TRIGGER note AFTER INSERT OR DELETE ON entry FOR EACH ROW EXECUTE FUNCTION note()");
+    // Everything goes its way: tables of later on, refusals, foreign keys, captures, journal.
+    let more = "CREATE TABLE later(id TEXT PRIMARY KEY, n INTEGER)";
+    let mut late = {
+        bed.store = walled;
+        bed.device("ada", more)
+    };
+    for (device, id) in [(&mut ada, "a"), (&mut bert, "b")] {
+        device.schema = late.schema.clone();
+        let rows = vec![
+            device.insert("person", key("p"), vec![Value::Null, Value::Int(1), text(id)]),
+            device.insert("entry", key("e"), vec![text("p"), Value::Null]),
+            device.insert("later", key("l"), vec![Value::Int(1)]),
+        ];
+        committed(&device.push(&bed.store, rows));
+        let bad = device.insert("person", key("bad"), vec![Value::Null, Value::Int(-1), text(id)]);
+        assert_eq!(refused(device.push(&bed.store, vec![bad]))[0].reason, Reason::Check);
+    }
+    bed.sql("UPDATE person SET name = 'by hand' WHERE scope_id = 'ada'");
+    late.pull(&bed.store);
+    assert_eq!(late.shows("person")[0].1[2], text("by hand"));
+    ada.pull(&bed.store);
+    let gone = [ada.delete("entry", key("e")), ada.delete("person", key("p"))];
+    committed(&ada.push(&bed.store, gone.to_vec()));
+    assert_eq!(psql(&bed.url(), "SELECT DISTINCT who FROM seen").concat(), [role.clone()]);
+    // Whatever a statement asks for, it gets no more; who had the tables open has them open still.
+    let as_scope = |scopes: &str, sql: &str| psql(&bed.url(), &format!("BEGIN; SET LOCAL syncline.scopes = '{scopes}'; SET LOCAL ROLE {role}; {sql}")).concat();
+    assert_eq!(as_scope("{ada}", "SELECT scope_id FROM syncline.row UNION SELECT scope_id FROM later"), ["ada"]);
+    assert_eq!(as_scope("{ada,bert}", "SELECT count(DISTINCT scope_id) FROM syncline.row"), ["2"]);
+    assert_eq!(as_scope("{}", "SELECT count(*) FROM later"), ["0"]);
+    let moved = bed.try_sql(&format!("BEGIN; SET LOCAL syncline.scopes = '{{ada}}'; SET LOCAL ROLE {role}; UPDATE later SET scope_id = 'bert'"));
+    assert!(moved.unwrap_err().contains("row-level security"));
+    assert_eq!(psql(&bed.url(), &format!("SET ROLE {role}_clerk; SELECT count(*) FROM person")).concat(), ["1"]);
+    bed.sql(&format!("DROP OWNED BY {role}, {role}_clerk; DROP ROLE {role}, {role}_clerk"));
 }

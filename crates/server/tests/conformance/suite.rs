@@ -517,3 +517,38 @@ pub fn an_app_that_is_older_than_demanded_is_refused_and_nothing_of_its_push_is_
     b.pull(&bed.store);
     assert_eq!(b.shows("person").len(), 1);
 }
+
+pub fn a_collected_tombstone_is_a_gravestone_and_stays_one(mut bed: Bed) {
+    let (mut a, mut b) = two(&mut bed);
+    let rows = ["p", "q"].map(|id| a.insert("person", key(id), vec![text(id), Value::Int(1), text("P")]));
+    a.push(&bed.store, rows.to_vec());
+    b.pull(&bed.store);
+    let unseen = b.update("person", key("p"), &[("age", Value::Int(5))]);
+    let gone = a.delete("person", key("p"));
+    a.push(&bed.store, vec![gone]);
+    assert_eq!((bed.collect("ada", Seq(1)), bed.collect("ada", Seq(2)), bed.collect("ada", Seq(2))), (0, 1, 0));
+    let floor = |device: &Device| bed.store.sync(&device.caller, device.asking()).unwrap().scopes.remove(0).delta.unwrap().floor;
+    assert_eq!(floor(&a), Seq(2));
+    // What is left of it is a key; a new device does not even hear of that.
+    let mut c = bed.device("ada", "");
+    let mut hydration = c.asking();
+    hydration.scopes[0].hydrate = true;
+    let delta = bed.store.sync(&c.caller, hydration).unwrap().scopes.remove(0).delta.unwrap();
+    assert_eq!(delta.rows.rows.len(), 1);
+    c.pull(&bed.store);
+    assert_eq!(c.shows("person").len(), 1);
+    // An edit that had not seen the deletion comes too late, in part or whole, and is told of.
+    let whole = Up { mask: ColSet::all(3), ..unseen.clone() };
+    assert_eq!(b.push(&bed.store, vec![unseen]), Outcome::Incomplete(vec![0]));
+    committed(&b.push(&bed.store, vec![whole]));
+    assert_eq!(bed.one("SELECT count(*) FROM person"), "1");
+    a.pull(&bed.store);
+    assert!(a.journal.iter().any(|e| e.column == "age" && e.lost == Value::Int(5) && e.reason == "row_ended"), "{:?}", a.journal);
+    // The key may live again.
+    let again = c.insert("person", key("p"), vec![text("new"), Value::Null, text("new")]);
+    committed(&c.push(&bed.store, vec![again]));
+    a.pull(&bed.store);
+    b.pull(&bed.store);
+    assert_eq!((a.shows("person").len(), b.shows("person").len()), (2, 2));
+    assert_eq!(bed.one("SELECT name FROM person WHERE id = 'p'"), "new");
+}
