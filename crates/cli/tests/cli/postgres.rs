@@ -95,7 +95,7 @@ pub fn rows(url: &str) -> Vec<String> {
     let mut out = Vec::new();
     for table in tables {
         let columns: Vec<(&str, &str)> = types.iter().filter(|t| t[0] == table).map(|t| (t[1].as_str(), t[2].as_str())).collect();
-        for row in psql(url, &format!("SELECT row_to_json(t) FROM \"{table}\" t")) {
+        for row in psql(url, &format!("SELECT row_to_json(the_row) FROM \"{table}\" the_row")) {
             let row: serde_json::Value = serde_json::from_str(&row[0]).unwrap();
             let cells = columns.iter().map(|(name, of)| show(&row[name], of));
             out.push(format!("{table}: {}", cells.collect::<Vec<_>>().join(" | ")));

@@ -14,6 +14,7 @@ use crate::postgres::rows::{self, Kind, Record, Records};
 use crate::postgres::scope::{Bundle, Scope};
 use crate::postgres::translate::{Pushed, Refusals, rejected};
 use crate::postgres::types::Cell;
+use crate::postgres::unseen::Deletions;
 use crate::postgres::write::{self, Action, Planned, Unwritten};
 use crate::postgres::{Env, db, journal};
 use std::collections::HashSet;
@@ -53,6 +54,8 @@ pub struct Asked<'a> {
     pub device: DeviceId,
     /// Its source.
     pub source: SourceId,
+    /// How far it has applied.
+    pub seen: Seq,
     /// The bundle.
     pub push: &'a Push,
     /// What peers may send.
@@ -65,7 +68,7 @@ pub struct Asked<'a> {
 
 /// Looks at a push, in a transaction that holds the scope's lock and has absorbed.
 pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, what: &Asked<'_>, mode: Mode) -> Result<Tried, ApiError> {
-    let Asked { device, source, push, limits, may_write, is_own } = *what;
+    let Asked { device, source, seen, push, limits, may_write, is_own } = *what;
     let nothing = |outcome| Ok(Tried::Done(Receipt { outcome, fresh: None }));
     let (watermark, attempt) = scope.source(tx, source).await?;
     if push.id.0 == 0 {
@@ -119,6 +122,10 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
     let seq = scope.seq.next();
     let merged: Vec<Merged> = rows.iter().map(|row| merge(row, before.get(&row.place()), seq)).collect();
     let watching = must_capture(tx, registry, &merged, &rows).await?;
+    let torn = Deletions { tx, registry, scope, rows: &rows, merged: &merged }.unseen_children(seen, source, limits).await?;
+    if torn.total > 0 {
+        return nothing(rejected(torn, &before));
+    }
     let applying = |on: bool| format!("SET LOCAL syncline.applying = '{}'", if on { "on" } else { "off" });
     tx.batch(&applying(!watching)).await?;
     match mode {

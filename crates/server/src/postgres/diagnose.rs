@@ -239,6 +239,7 @@ fn type_of(t: &Table, column: &str) -> PgType {
     }
 }
 
-fn real(t: &Table, column: &str) -> String {
+/// Returns a column's name as its table writes it.
+pub fn real(t: &Table, column: &str) -> String {
     t.def.column(column).map_or_else(|| column.to_owned(), |c| c.name.clone())
 }

@@ -21,6 +21,7 @@ pub mod members;
 mod migrate;
 mod own;
 mod pull;
+mod push;
 mod registry;
 mod rows;
 mod schema;
@@ -29,6 +30,7 @@ mod sharing;
 mod tls;
 mod translate;
 mod types;
+mod unseen;
 mod wake;
 mod wall;
 mod write;
@@ -40,13 +42,13 @@ use crate::authority::{check_request, check_schema_version};
 use crate::engine::{OpenError, Watch, handed_out, random_bytes, system_env};
 use db::{Purpose, Tx, is_contended};
 use deadpool_postgres::Pool;
+use push::Looked;
 use registry::Registry;
 use scope::Scope;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use syncline_core::{
-    Cursor, DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, Schema, ScopeAnswer, ScopeId, ScopeRequest, Seq, SourceId, SyncRequest, SyncResponse,
-    WriterId,
+    Cursor, DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, Schema, ScopeAnswer, ScopeId, Seq, SourceId, SyncRequest, SyncResponse, WriterId,
 };
 use syncline_replica::config::Config;
 use tokio::sync::broadcast;
@@ -317,36 +319,37 @@ impl Inner {
                 Ok(seen)
             })
             .await?;
-        let mut receipts = Vec::with_capacity(request.scopes.len());
-        // Halves of moves are committed one after another: once one of them is refused, the others wait.
-        let mut held = false;
+        let mut receipts: Vec<Option<commit::Receipt>> = Vec::with_capacity(request.scopes.len());
+        let mut together = self.push_together(caller, request, &seen).await?;
         for (asked, seen) in request.scopes.iter().zip(&mut seen) {
-            let receipt = match &asked.push {
+            let looked = match &asked.push {
                 _ if !*seen => None,
-                Some(_) if asked.together && held => {
-                    Some(commit::Receipt { outcome: syncline_core::Outcome::Rejected { rows: vec![], total: 0 }, fresh: None })
-                }
-                Some(_) => match self.push(caller, asked).await {
-                    Err(e) if e.code() == ApiError::no_such_scope().code() && request.scopes.len() > 1 => {
-                        *seen = false;
-                        None
-                    }
-                    other => other?,
+                Some(_) => match together.remove(&asked.scope) {
+                    Some(looked) => Some(looked),
+                    None => self.push(caller, &[asked]).await?.pop(),
                 },
                 None => {
                     self.absorb(&asked.scope).await?;
                     None
                 }
             };
-            held |= asked.together && receipt.as_ref().is_none_or(|r| !matches!(r.outcome, syncline_core::Outcome::Committed(_)));
-            receipts.push(receipt);
+            if matches!(looked, Some(Looked::Absent)) {
+                if request.scopes.len() == 1 {
+                    return Err(ApiError::no_such_scope());
+                }
+                *seen = false;
+            }
+            receipts.push(looked.and_then(Looked::receipt));
         }
         let (response, applied) = self
             .read(async move |tx| {
-                let names: Vec<&str> = request.scopes.iter().map(|s| s.scope.0.as_str()).collect();
-                wall::enter(tx, self.role.as_deref(), &names).await?;
                 let registry = self.tables.current(tx).await?;
                 check_schema_version(registry.demanded, request)?;
+                // Of all the account's scopes; from the wall on, only those asked about are there.
+                let members = sharing::memberships(tx, &caller.account).await?;
+                let moved = sharing::moved(tx, caller, request).await?;
+                let names: Vec<&str> = request.scopes.iter().zip(&seen).filter(|s| *s.1).map(|s| s.0.scope.0.as_str()).collect();
+                wall::enter(tx, self.role.as_deref(), &names).await?;
                 let mut scopes = Vec::with_capacity(request.scopes.len());
                 let mut applied = Vec::new();
                 for ((asked, receipt), seen) in request.scopes.iter().zip(receipts).zip(seen) {
@@ -364,8 +367,6 @@ impl Inner {
                     scopes.push(pull::read_answer(tx, &registry, &scope, asked, receipt, &self.limits).await?);
                 }
                 let schema = registry.schema();
-                let members = sharing::memberships(tx, &caller.account).await?;
-                let moved = sharing::moved(tx, caller, request).await?;
                 let members = (syncline_core::heads::members_hash(&members) != request.members).then_some(members);
                 let response = SyncResponse {
                     version: syncline_core::VERSION,
@@ -402,80 +403,6 @@ impl Inner {
         }
         accounts::touch(&tx, device, now_ms).await?;
         tx.commit().await
-    }
-
-    /// Commits one scope's push; `None` where the device's past is not this authority's: then nothing was looked at.
-    async fn push(&self, caller: &Caller, asked: &ScopeRequest) -> Result<Option<commit::Receipt>, ApiError> {
-        let Some(push) = &asked.push else { return Ok(None) };
-        let mut mode = commit::Mode::Fast;
-        let mut tries = 0;
-        loop {
-            let tx = Tx::begin(&self.pool, Purpose::Write).await?;
-            match self.try_push(&tx, caller, asked, push, mode, tries > 0).await {
-                Ok(Pushed::Done(receipt, moved)) => {
-                    tx.commit().await?;
-                    self.wakes.moved(&asked.scope, moved);
-                    return Ok(receipt);
-                }
-                Ok(Pushed::Objected) => {
-                    tx.rollback().await?;
-                    mode = commit::Mode::Diagnose;
-                    continue;
-                }
-                Err(e) => {
-                    let _ = tx.rollback().await;
-                    tries += 1;
-                    if !is_contended(&e) || tries >= TRIES {
-                        return Err(e);
-                    }
-                    mode = commit::Mode::Fast;
-                }
-            }
-            pause(tries).await;
-        }
-    }
-
-    async fn try_push(
-        &self,
-        tx: &Tx,
-        caller: &Caller,
-        asked: &ScopeRequest,
-        push: &syncline_core::Push,
-        mode: commit::Mode,
-        again: bool,
-    ) -> Result<Pushed, ApiError> {
-        let env = self.env();
-        // Before the lock: who is no member holds nobody up.
-        sharing::may_see(tx, caller, &asked.scope).await?;
-        wall::enter(tx, self.role.as_deref(), &[&asked.scope.0]).await?;
-        let mut scope = Scope::lock(tx, &asked.scope).await?.ok_or_else(ApiError::no_such_scope)?;
-        // And under it: nobody comes or goes meanwhile.
-        let role = sharing::may_see(tx, caller, &asked.scope).await?;
-        let before = scope.seq;
-        let registry = self.tables.current(tx).await?;
-        if again {
-            commit::lock_rows(tx, &registry, &scope, push, &self.limits, env.now_ms).await?;
-        }
-        absorb::absorb(tx, &registry, &mut scope, &env).await?;
-        let mut receipt = None;
-        if pull::compare_pasts(tx, &scope, self.history, asked).await?.is_none() {
-            let what = commit::Asked {
-                device: caller.device_id,
-                source: asked.source,
-                push,
-                limits: &self.limits,
-                may_write: role.may_write(),
-                is_own: asked.scope.0 == caller.account,
-            };
-            match commit::commit(tx, &registry, &mut scope, &env, &what, mode).await? {
-                commit::Tried::Done(done) => receipt = Some(done),
-                commit::Tried::Objected => return Ok(Pushed::Objected),
-            }
-        }
-        if scope.seq != before {
-            scope.save(tx).await?;
-        }
-        Ok(Pushed::Done(receipt, (scope.seq != before).then_some(scope.seq)))
     }
 
     /// Gives what SQL clients wrote to a scope its numbers, if there is anything.
@@ -516,11 +443,6 @@ impl Inner {
         // Captures that came to nothing are gone from the log: that, too, is to be committed.
         Ok(Some(locked.seq.max(before)))
     }
-}
-
-enum Pushed {
-    Done(Option<commit::Receipt>, Option<Seq>),
-    Objected,
 }
 
 async fn pause(tries: u32) {

@@ -17,7 +17,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 /// Rows in one statement.
-const CHUNK: usize = 5_000;
+pub const CHUNK: usize = 5_000;
 
 /// Where a row stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -284,13 +284,14 @@ pub async fn lock_business(tx: &Tx, scope: &str, t: &Table, keys: &[Key]) -> Res
 }
 
 /// A table's rows `t` by keys `u` that are bound from $2 on; `u.n` is the key's place.
-fn by_keys(t: &Table) -> String {
+pub fn by_keys(t: &Table) -> String {
     let unnest: Vec<String> = t.key_types.iter().enumerate().map(|(i, of)| format!("${}::{}", i + 2, of.array())).collect();
     let names: String = (0..t.key.len()).map(|i| format!("k{i}, ")).collect();
     format!("unnest({}) WITH ORDINALITY u({names}n) JOIN {} t ON {} AND {}", unnest.join(", "), t.place, t.in_scope("t"), t.by_key("t", "u"))
 }
 
-fn key_columns(t: &Table, keys: &[Key]) -> Result<Vec<Column>, ApiError> {
+/// Binds keys, a column for each of their parts.
+pub fn key_columns(t: &Table, keys: &[Key]) -> Result<Vec<Column>, ApiError> {
     let mut columns: Vec<Column> = t.key_types.iter().map(|of| Column::new(*of)).collect();
     for key in keys {
         let values = key.decode().map_err(|e| internal("reading a key", e))?;
@@ -301,7 +302,8 @@ fn key_columns(t: &Table, keys: &[Key]) -> Result<Vec<Column>, ApiError> {
     Ok(columns)
 }
 
-fn key_params<'a>(scope: &'a &str, columns: &'a [Column]) -> Vec<Param<'a>> {
+/// Binds the scope to $1, and keys from $2 on.
+pub fn key_params<'a>(scope: &'a &str, columns: &'a [Column]) -> Vec<Param<'a>> {
     let mut params: Vec<Param> = vec![(scope, Type::TEXT)];
     params.extend(columns.iter().map(Column::param));
     params

@@ -12,7 +12,7 @@ use syncline_core::schema::quote;
 use tokio_postgres::types::Type;
 
 /// Tables of the sidecar with rows of scopes, and what the role may do there.
-const SIDECAR: [(&str, &str); 7] = [
+const SIDECAR: [(&str, &str); 8] = [
     ("scope", "SELECT, UPDATE"),
     ("row", "SELECT, INSERT, UPDATE, DELETE"),
     ("bundle", "SELECT, INSERT"),
@@ -20,6 +20,7 @@ const SIDECAR: [(&str, &str); 7] = [
     ("capture", "SELECT, DELETE"),
     ("journal", "SELECT, INSERT, DELETE"),
     ("cursor", "SELECT"),
+    ("member", "SELECT"),
 ];
 /// Tables of the sidecar that are of no scope and that a scope's transaction reads.
 const SHARED: [&str; 4] = ["meta", "tbl", "col", "writer_tx"];

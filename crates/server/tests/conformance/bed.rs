@@ -128,6 +128,9 @@ impl Bed {
             let words: Vec<Option<String>> =
                 table.columns.iter().map(|c| [("hits", "counter"), ("best", "max")].iter().find(|p| p.0 == c.name).and_then(|p| policy(p.1))).collect();
             table.columns.iter_mut().zip(words).for_each(|(c, word)| c.policy = word);
+            if table.name == "task" {
+                table.options.scope = schema::ScopeRule::Column("list".into());
+            }
             if table.name == "invoice" {
                 table.options.policy = Some("reject".into());
             }

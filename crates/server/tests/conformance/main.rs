@@ -5,21 +5,23 @@ mod bed;
 #[allow(dead_code)] // what only the black-box tests need
 mod postgres_database;
 mod servers;
+mod several;
 mod suite;
 
 /// Names every test once for each store.
 macro_rules! on_both_stores {
-    ($($name:ident)*) => {
+    ($($from:ident: $($name:ident)*;)*) => {
         mod sqlite {
-            $(#[test] fn $name() { crate::suite::$name(crate::bed::Bed::sqlite()) })*
+            $($(#[test] fn $name() { crate::$from::$name(crate::bed::Bed::sqlite()) })*)*
         }
         mod postgres {
-            $(#[test] fn $name() { crate::suite::$name(crate::bed::Bed::postgres()) })*
+            $($(#[test] fn $name() { crate::$from::$name(crate::bed::Bed::postgres()) })*)*
         }
     };
 }
 
 on_both_stores! {
+    suite:
     a_bundle_is_committed_numbered_and_read_by_another_device
     a_bundle_is_committed_once_however_often_it_comes
     a_gap_and_an_old_attempt_are_told
@@ -41,5 +43,10 @@ on_both_stores! {
     an_edit_of_an_invoice_that_was_begun_on_another_version_is_refused
     what_loses_against_a_concurrent_write_is_told_to_every_device
     an_app_that_is_older_than_demanded_is_refused_and_nothing_of_its_push_is_looked_at
-    a_collected_tombstone_is_a_gravestone_and_stays_one
+    a_collected_tombstone_is_a_gravestone_and_stays_one;
+    several:
+    halves_of_a_move_are_committed_both_or_neither
+    what_a_sql_client_wrote_is_told_although_a_move_is_held_back
+    a_deletion_does_not_take_along_what_its_device_has_not_seen
+    a_deletion_does_not_take_along_what_a_sql_client_has_just_put_below;
 }

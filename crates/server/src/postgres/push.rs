@@ -1,0 +1,173 @@
+//! The write half of a request: a scope's push in a transaction of its own; pushes that belong together (rows that move from
+//! one scope to another) in one transaction, all or none.
+
+use crate::accounts::Caller;
+use crate::api_error::ApiError;
+use crate::postgres::absorb::absorb;
+use crate::postgres::commit::{self, Mode, Receipt};
+use crate::postgres::db::{Purpose, Tx, is_contended};
+use crate::postgres::scope::Scope;
+use crate::postgres::{Inner, TRIES, pause, pull, sharing, wall};
+use std::collections::HashMap;
+use syncline_core::{MemberRole, Outcome, ScopeId, ScopeRequest, Seq, SyncRequest};
+
+/// What looking at a scope's push came to.
+pub enum Looked {
+    /// The caller does not see the scope.
+    Absent,
+    /// The device's past is not this authority's: nothing was looked at.
+    OtherPast,
+    /// It was looked at.
+    Done(Receipt),
+}
+
+impl Looked {
+    fn is_committed(&self) -> bool {
+        matches!(self, Looked::Done(Receipt { outcome: Outcome::Committed(_), .. }))
+    }
+    /// The answer where a push that belongs to this one was not committed, and so neither was this one.
+    fn held_back(self) -> Looked {
+        match self {
+            Looked::Done(Receipt { outcome: Outcome::Committed(_), fresh: Some(_) }) => {
+                Looked::Done(Receipt { outcome: Outcome::Rejected { rows: vec![], total: 0 }, fresh: None })
+            }
+            other => other,
+        }
+    }
+    /// Returns the receipt, if there is one.
+    pub fn receipt(self) -> Option<Receipt> {
+        match self {
+            Looked::Done(receipt) => Some(receipt),
+            _ => None,
+        }
+    }
+}
+
+/// What one transaction came to.
+enum Tried {
+    Done(Vec<Looked>, Vec<(ScopeId, Seq)>),
+    /// Something objects to this one of the pushes.
+    Objected(usize),
+}
+
+impl Inner {
+    /// Commits the pushes of a request that belong together, if there are several. A scope that is not `seen` holds the others up.
+    pub(super) async fn push_together(&self, caller: &Caller, request: &SyncRequest, seen: &[bool]) -> Result<HashMap<ScopeId, Looked>, ApiError> {
+        let belongs = |asked: &ScopeRequest| asked.together && asked.push.is_some();
+        let several: Vec<(&ScopeRequest, bool)> = request.scopes.iter().zip(seen.iter().copied()).filter(|s| belongs(s.0)).collect();
+        if several.len() < 2 {
+            return Ok(HashMap::new());
+        }
+        let asked: Vec<&ScopeRequest> = several.iter().map(|s| s.0).collect();
+        let looked = self.push(caller, &asked).await?;
+        for asked in several.iter().filter(|s| s.1).map(|s| s.0) {
+            // Where all was undone, so were the numbers of what SQL clients wrote.
+            self.absorb(&asked.scope).await?;
+        }
+        Ok(asked.into_iter().map(|a| a.scope.clone()).zip(looked).collect())
+    }
+
+    /// Commits pushes, of one scope each: all of them, or where there are several and one cannot be committed, none.
+    pub(super) async fn push(&self, caller: &Caller, asked: &[&ScopeRequest]) -> Result<Vec<Looked>, ApiError> {
+        let mut modes = vec![Mode::Fast; asked.len()];
+        let mut tries = 0;
+        loop {
+            let tx = Tx::begin(&self.pool, Purpose::Write).await?;
+            match self.try_push(&tx, caller, asked, &modes, tries > 0).await {
+                Ok(Tried::Done(looked, _)) if looked.len() > 1 && !looked.iter().all(Looked::is_committed) => {
+                    tx.rollback().await?;
+                    return Ok(looked.into_iter().map(Looked::held_back).collect());
+                }
+                Ok(Tried::Done(looked, moved)) => {
+                    tx.commit().await?;
+                    moved.into_iter().for_each(|(scope, seq)| self.wakes.moved(&scope, Some(seq)));
+                    return Ok(looked);
+                }
+                Ok(Tried::Objected(n)) => {
+                    tx.rollback().await?;
+                    modes[n] = Mode::Diagnose;
+                    continue;
+                }
+                Err(e) => {
+                    let _ = tx.rollback().await;
+                    tries += 1;
+                    if !is_contended(&e) || tries >= TRIES {
+                        return Err(e);
+                    }
+                    modes.fill(Mode::Fast);
+                }
+            }
+            pause(tries).await;
+        }
+    }
+
+    async fn try_push(&self, tx: &Tx, caller: &Caller, asked: &[&ScopeRequest], modes: &[Mode], again: bool) -> Result<Tried, ApiError> {
+        let env = self.env();
+        // Every server takes locks in the same order: by the scopes' names.
+        let mut order: Vec<usize> = Vec::with_capacity(asked.len());
+        for (i, asked) in asked.iter().enumerate() {
+            // Before the lock: who is no member holds nobody up.
+            if may_see(tx, caller, asked).await?.is_some() {
+                order.push(i);
+            }
+        }
+        order.sort_by_key(|i| &asked[*i].scope.0);
+        let names: Vec<&str> = order.iter().map(|i| asked[*i].scope.0.as_str()).collect();
+        wall::enter(tx, self.role.as_deref(), &names).await?;
+        let mut locked: HashMap<usize, (Scope, MemberRole)> = HashMap::new();
+        for i in &order {
+            let Some(scope) = Scope::lock(tx, &asked[*i].scope).await? else { continue };
+            // And under it: nobody comes or goes meanwhile.
+            if let Some(role) = may_see(tx, caller, asked[*i]).await? {
+                locked.insert(*i, (scope, role));
+            }
+        }
+        let registry = self.tables.current(tx).await?;
+        for (scope, push) in order.iter().filter_map(|i| Some((&locked.get(i)?.0, asked[*i].push.as_ref()?))).filter(|_| again) {
+            commit::lock_rows(tx, &registry, scope, push, &self.limits, env.now_ms).await?;
+        }
+        let (mut looked, mut moved) = (Vec::with_capacity(asked.len()), Vec::new());
+        for (i, asked) in asked.iter().enumerate() {
+            let (Some((mut scope, role)), Some(push)) = (locked.remove(&i), &asked.push) else {
+                looked.push(Looked::Absent);
+                continue;
+            };
+            if i > 0 {
+                // The one before had its constraints checked.
+                tx.batch("SET CONSTRAINTS ALL DEFERRED").await?;
+            }
+            let before = scope.seq;
+            absorb(tx, &registry, &mut scope, &env).await?;
+            if pull::compare_pasts(tx, &scope, self.history, asked).await?.is_some() {
+                looked.push(Looked::OtherPast);
+            } else {
+                let what = commit::Asked {
+                    device: caller.device_id,
+                    source: asked.source,
+                    seen: asked.cursor.map_or(Seq(0), |c| c.seq),
+                    push,
+                    limits: &self.limits,
+                    may_write: role.may_write(),
+                    is_own: asked.scope.0 == caller.account,
+                };
+                match commit::commit(tx, &registry, &mut scope, &env, &what, modes[i]).await? {
+                    commit::Tried::Done(receipt) => looked.push(Looked::Done(receipt)),
+                    commit::Tried::Objected => return Ok(Tried::Objected(i)),
+                }
+            }
+            if scope.seq != before {
+                scope.save(tx).await?;
+                moved.push((scope.id, scope.seq));
+            }
+        }
+        Ok(Tried::Done(looked, moved))
+    }
+}
+
+async fn may_see(tx: &Tx, caller: &Caller, asked: &ScopeRequest) -> Result<Option<MemberRole>, ApiError> {
+    match sharing::may_see(tx, caller, &asked.scope).await {
+        Ok(role) => Ok(Some(role)),
+        Err(e) if e.code() == ApiError::no_such_scope().code() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
