@@ -77,7 +77,11 @@ impl Tx<'_> {
             if acknowledged.covers(table, &key, seq) {
                 continue;
             }
-            let Some(company) = self.company(scope, &together, (table, key.clone()))? else { continue };
+            let Some(company) = self.company(scope, &together, (table, key.clone()))? else {
+                // It stays behind, in the middle of what goes.
+                last = Seq(u64::MAX);
+                continue;
+            };
             if chosen.len() >= limits.bundle_rows || bytes >= limits.bundle_bytes {
                 more = true;
                 break;
@@ -86,6 +90,7 @@ impl Tx<'_> {
             // A group that does not fit any more is the next bundle's.
             if company.len() > 1 && before > 0 && before + company.len() > limits.bundle_rows && !members.contains(&(table, key.clone())) {
                 more = true;
+                last = Seq(u64::MAX);
                 continue;
             }
             for (table, key) in &company {

@@ -199,6 +199,19 @@ impl World {
         Ok(())
     }
 
+    /// Says of which rows a device and the authority know different things, and what.
+    pub fn rows_unlike(&self, d: usize) -> Check<Vec<String>> {
+        let (device, authority) = (&self.devices[d].site, &self.server.site);
+        let mut out = Vec::new();
+        for (at, raw) in &device.mirror.rows {
+            let (own, theirs) = (device.mirror.decode(raw)?, authority.mirror.state(at.0, &at.1)?);
+            if own != theirs {
+                out.push(format!("row {:?} of {} is {own:?} here and {theirs:?} there", at.1, VARIANTS[self.variant].tables[device.table(at.0)?].name));
+            }
+        }
+        Ok(out)
+    }
+
     fn check_nothing_lost(&self) -> Check {
         for ((t, key), row) in &self.ledger.rows {
             let table = VARIANTS[self.variant].tables[*t].name;

@@ -525,7 +525,7 @@ impl World {
         let notices = running.session.summary().notices.clone();
         self.say(&|_| if notices.is_empty() { "  no notice".into() } else { format!("  notices {notices:?}") });
         if running.session.summary().digest_differs {
-            return Err(format!("DIGEST of device {d} differs from the authority's"));
+            return Err(format!("DIGEST of device {d} differs from the authority's: {}", self.rows_unlike(d)?.join("; ")));
         }
         self.check_prefix(d)?;
         if in_time && step == Step::Again {

@@ -3,9 +3,9 @@
 //! Tables and columns that the authority does not know are added. What it knows stays as it is there, with its
 //! constraints, indexes and options; what cannot be added is refused by name, all of it at once.
 
-use crate::account_tables::put_in_order;
 use super::expr::expression;
 use super::{Refused, SchemaError, same, validate};
+use crate::account_tables::put_in_order;
 use syncline_core::schema::{ColumnDef, Schema, TableDef};
 
 /// What a device's schema adds to the authority's.
