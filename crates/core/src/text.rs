@@ -136,7 +136,7 @@ pub fn changes<'n>(old: &str, new: &'n str) -> Vec<(Range<usize>, &'n str)> {
 }
 
 /// Compares two texts piece by piece; returns by bytes what of the one became what of the other. `None` if that is too much work.
-fn compare(a: Vec<&str>, b: Vec<&str>) -> Option<Vec<(Range<usize>, Range<usize>)>> {
+fn compare(a: Vec<&str>, b: Vec<&str>) -> Option<Vec<Change>> {
     let same = |x: &mut dyn Iterator<Item = (&&str, &&str)>| x.take_while(|(p, q)| p == q).count();
     let head = same(&mut a.iter().zip(&b));
     let tail = same(&mut a[head..].iter().rev().zip(b[head..].iter().rev()));
@@ -144,13 +144,32 @@ fn compare(a: Vec<&str>, b: Vec<&str>) -> Option<Vec<(Range<usize>, Range<usize>
     if x.len().saturating_mul(y.len()) > WORK_MAX {
         return None;
     }
-    let (starts_a, starts_b) = (starts(&a), starts(&b));
     let changed = capture_diff_slices(Algorithm::Myers, x, y).into_iter().filter(|op| !matches!(op, DiffOp::Equal { .. }));
-    let bytes = |op: DiffOp| {
-        let (o, n) = (op.old_range(), op.new_range());
-        (starts_a[head + o.start]..starts_a[head + o.end], starts_b[head + n.start]..starts_b[head + n.end])
-    };
-    Some(changed.map(bytes).collect())
+    let shifted = |r: Range<usize>| r.start + head..r.end + head;
+    let mut changed: Vec<Change> = changed.map(|op| (shifted(op.old_range()), shifted(op.new_range()))).collect();
+    slide(&a, &b, &mut changed);
+    let (starts_a, starts_b) = (starts(&a), starts(&b));
+    Some(changed.into_iter().map(|(o, n)| (starts_a[o.start]..starts_a[o.end], starts_b[n.start]..starts_b[n.end])).collect())
+}
+
+/// What became of what: ranges of the old text and of the new.
+type Change = (Range<usize>, Range<usize>);
+
+/// Moves what is only inserted or only deleted as far to the end as it may go: a word goes with the space after it and not with the one
+/// before. If one took the one and another the other, two words would meet without any.
+fn slide(a: &[&str], b: &[&str], changes: &mut [Change]) {
+    let mut ends = (a.len(), b.len());
+    for (o, n) in changes.iter_mut().rev() {
+        let begins = |o: &Range<usize>, n: &Range<usize>| match (o.is_empty(), n.is_empty()) {
+            (true, false) => n.end < ends.1 && b[n.start] == b[n.end],
+            (false, true) => o.end < ends.0 && a[o.start] == a[o.end],
+            _ => false,
+        };
+        while begins(o, n) {
+            (*o, *n) = (o.start + 1..o.end + 1, n.start + 1..n.end + 1);
+        }
+        ends = (o.start, n.start);
+    }
 }
 
 /// Where each piece begins, and where the last one ends.
@@ -233,6 +252,21 @@ mod tests {
         let both = read(seed, &[a.clone(), b.clone()]).unwrap();
         assert_eq!(both, "fresh milk, eggs and rye bread");
         assert_eq!(read(seed, &[b, a]).unwrap(), both);
+    }
+
+    #[test]
+    fn words_of_two_never_meet_without_a_space() {
+        // One writes before a word that the other strikes out, at the end of what else it changes.
+        let seed = "a b c d e f g h";
+        for word in ["d", "e"] {
+            let struck = seed.replace(&format!("{word} "), "").replace("a b", "a x b").replace("g h", "g y h");
+            let one = edit(seed, &[], &struck, stamp(5)).unwrap();
+            let two = edit(seed, &[], &seed.replace(word, &format!("z {word}")), stamp(6)).unwrap();
+            let both: Vec<String> = read(seed, &[one, two]).unwrap().split(' ').map(str::to_owned).collect();
+            let expected: Vec<&str> =
+                ["a", "x", "b", "c", "d", "e", "f", "g", "y", "h"].into_iter().flat_map(|w| if w == word { vec!["z"] } else { vec![w] }).collect();
+            assert_eq!(both, expected);
+        }
     }
 
     #[test]

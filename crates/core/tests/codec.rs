@@ -251,8 +251,8 @@ fn the_formats_do_not_drift() {
         ("text", key(Value::text("n1")), "30026e31"),
         ("uuid", key(Value::text("123e4567-e89b-12d3-a456-426614174000")), "31123e4567e89b12d3a456426614174000"),
         ("blob", key(Value::Blob(vec![0, 255])), "400200ff"),
-        ("push", hash(&rmp_serde::to_vec(&push(&complex())).unwrap()), "282 bytes faa7500c277a21de"),
-        ("answer", hash(&rmp_serde::to_vec(&answer(&complex())).unwrap()), "322 bytes ff5ffc1488b7d3ae"),
+        ("push", hash(&rmp_serde::to_vec(&push(&complex())).unwrap()), "292 bytes da1568e4640d296f"),
+        ("answer", hash(&rmp_serde::to_vec(&answer(&complex())).unwrap()), "352 bytes 64171c6c10892d6a"),
         ("raw frame", hex(&frame::encode(&vec![1u8]).unwrap()), "009101"),
         ("frame header", hex(&frame::encode(&vec![7u8; 400]).unwrap()[..5]), "0128b52ffd"),
     ];
