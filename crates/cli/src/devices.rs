@@ -5,9 +5,11 @@ use crate::exit::{Exit, failure};
 use crate::output::{Output, count, say};
 use crate::when;
 use std::path::PathBuf;
+use std::time::Duration;
+use syncline::Database;
 use syncline::sealed::SealKey;
 
-/// Lists the account's devices; renames, revokes, and opens what a revoked one sealed
+/// Lists the account's devices; renames, revokes, and opens what a revoked one sealed; presence and push tokens
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   syncline devices app.db
@@ -46,6 +48,34 @@ enum Action {
         /// What opens it, as `syncline admin devices --seal-key ID` tells; the server is asked if it is left out
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
+    },
+    /// Shows who is online: this account's devices, and accounts that share a scope with it; or tells what this device does
+    #[command(after_help = "Example:\n  syncline devices app.db presence\n  syncline devices app.db presence --tell typing --ttl 10s")]
+    Presence {
+        /// Tells this, a word or two; an empty one takes it back
+        #[arg(long, value_name = "STATUS")]
+        tell: Option<String>,
+        /// How long it is good, at most 5m
+        #[arg(long, value_name = "TIME", default_value = "1m", value_parser = when::parse_length, requires = "tell")]
+        ttl: i64,
+    },
+    /// Shows, sets or clears where this device is woken while it has no stream
+    #[command(after_help = "Example:
+  syncline devices app.db push-token --set fcm:TOKEN --ttl 30d
+  syncline devices app.db push-token --code CODE     # what came by push: proves that wakes arrive")]
+    PushToken {
+        /// The push service and its token for this device
+        #[arg(long, value_name = "PROVIDER:TOKEN", conflicts_with_all = ["code", "clear"])]
+        set: Option<String>,
+        /// How long the token is good, at most 180d
+        #[arg(long, value_name = "TIME", default_value = "30d", value_parser = when::parse_length, requires = "set")]
+        ttl: i64,
+        /// The code that came by push
+        #[arg(long, value_name = "CODE", conflicts_with = "clear")]
+        code: Option<String>,
+        /// Forgets it
+        #[arg(long)]
+        clear: bool,
     },
 }
 
@@ -101,8 +131,59 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
             }
             say("next: `syncline sync` sends them");
         }
+        Some(Action::Presence { tell, ttl }) => {
+            if let Some(status) = tell {
+                db.tell_presence(&status, span(ttl))?;
+            }
+            show_presence(&db, out)?;
+        }
+        Some(Action::PushToken { set, ttl, code, clear }) => {
+            if let Some(set) = set {
+                let (provider, token) = set.split_once(':').ok_or_else(|| failure(Exit::Usage, "name the push service and its token as PROVIDER:TOKEN"))?;
+                db.set_push_token(provider, token, span(ttl))?;
+                say("next: the app gets a code by push; `syncline devices DB push-token --code CODE` gives it back");
+            } else if let Some(code) = code {
+                db.verify_push_token(&code)?;
+            } else if clear {
+                db.clear_push_token()?;
+            }
+            show_push_token(&db, out)?;
+        }
     }
     Ok(Exit::Done)
+}
+
+fn span(ms: i64) -> Duration {
+    Duration::from_millis(ms.unsigned_abs())
+}
+
+fn show_presence(db: &Database, out: Output) -> anyhow::Result<()> {
+    let seen = db.presence()?;
+    if out.json {
+        return out.document(&seen);
+    }
+    let names = db.devices()?;
+    let name = |id: &str| names.iter().find(|d| d.device_id == id).map_or_else(|| id.to_owned(), |d| d.name.clone());
+    let line = |kind: &str, name: String, online: bool, status: Option<String>| {
+        [kind.to_owned(), name, if online { "online".into() } else { "offline".into() }, status.unwrap_or_default()]
+    };
+    let devices = seen.devices.into_iter().map(|d| line("device", name(&d.device_id), d.online, d.status));
+    let accounts = seen.accounts.into_iter().map(|a| line("account", a.account, a.online, a.status));
+    out.table(["", "name", "", "status"], devices.chain(accounts))
+}
+
+fn show_push_token(db: &Database, out: Output) -> anyhow::Result<()> {
+    let state = db.push_token()?;
+    if out.json {
+        return out.document(&state);
+    }
+    match state {
+        Some(state) => {
+            let proven = if state.verified { "verified" } else { "not verified yet" };
+            out.line(format!("{}: {proven}, good until {}", state.provider, when::told(state.expires_ms, when::now_ms())))
+        }
+        None => out.line("no push token"),
+    }
 }
 
 /// Reads `SEAL_KEY-PUBLIC_KEY`.

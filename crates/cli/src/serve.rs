@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use syncline_replica::config::Config;
-use syncline_server::http::{serve_authority, shutdown_signal};
+use syncline_server::http::{Beside, PushConfig, Webhook, serve_with, shutdown_signal};
+use syncline_server::issuer::{Issuer, IssuerConfig};
 use syncline_server::postgres::Settings;
 use syncline_server::{Engine, Postgres, Store, Tls};
 
@@ -37,7 +38,8 @@ pub struct Args {
     /// The certificate's key, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// syncline.toml: `demanded_schema_version`, and with --database [adopt], which names tables that are there already. How other tables sync comes with the devices' schema (`init --config`)
+    /// syncline.toml: [issuer], [push], `demanded_schema_version` are the server's; with --database its [adopt] names tables that are there already. How
+    /// other tables sync comes with the devices' schema (`init --config`)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -49,6 +51,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     if config.adopt.is_some() && args.database.is_none() {
         return Err(failure(Exit::Usage, "[adopt] names tables of a PostgreSQL database; serve that one with --database"));
     }
+    let beside = beside(&config, args.config.as_deref())?;
     let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(cert), Some(key)) => Some(Tls::from_files(cert, key).map_err(|e| failure(Exit::Usage, e.to_string()))?),
         _ => None,
@@ -63,10 +66,10 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
         say(format!("devices need schema version {version} or later"));
     }
     // The only place of this program that is asynchronous.
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(Arc::new(store), args, tls, out))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(Arc::new(store), beside, args, tls, out))
 }
 
-async fn serve(store: Arc<Store>, args: Args, tls: Option<Tls>, out: Output) -> anyhow::Result<Exit> {
+async fn serve(store: Arc<Store>, beside: Beside, args: Args, tls: Option<Tls>, out: Output) -> anyhow::Result<Exit> {
     let listener = tokio::net::TcpListener::bind(args.listen)
         .await
         .map_err(|e| failure(Exit::Usage, format!("listening on {}: {e}; choose another address with --listen", args.listen)))?;
@@ -83,7 +86,7 @@ async fn serve(store: Arc<Store>, args: Args, tls: Option<Tls>, out: Output) -> 
         true => out.document(&serde_json::json!({ "listening": url }))?,
         false => out.line(format!("listening on {url}"))?,
     }
-    serve_authority(store, listener, tls, told_to_end).await?;
+    serve_with(store, beside, listener, tls, told_to_end).await?;
     say("stopped; every answered request is on the disk");
     Ok(Exit::Done)
 }
@@ -99,4 +102,24 @@ fn read_config(path: &std::path::Path) -> anyhow::Result<Config> {
         None => say(format!("{} is well formed; how tables sync comes with the devices' schema, from `syncline init --config`", path.display())),
     }
     Ok(config)
+}
+
+/// Makes what syncline.toml says of an issuer and of a push gateway.
+fn beside(config: &Config, path: Option<&std::path::Path>) -> anyhow::Result<Beside> {
+    let wrong = |why: String| failure(Exit::Usage, format!("{}: {why}", path.map_or_else(String::new, |p| p.display().to_string())));
+    let issuer = match &config.issuer {
+        Some(table) => {
+            let config: IssuerConfig = serde_json::from_value(serde_json::json!(table)).map_err(|e| wrong(format!("[issuer] {e}")))?;
+            Some(Issuer::open(config).map_err(|e| wrong(e.to_string()))?)
+        }
+        None => None,
+    };
+    let webhook = match &config.push {
+        Some(table) => {
+            let config: PushConfig = serde_json::from_value(serde_json::json!(table)).map_err(|e| wrong(format!("[push] {e}")))?;
+            Some(Webhook::new(&config).map_err(wrong)?)
+        }
+        None => None,
+    };
+    Ok(Beside { issuer, webhook })
 }

@@ -38,6 +38,7 @@ pub mod machine;
 pub mod members;
 pub mod observe;
 mod poll;
+pub mod presence;
 #[doc(hidden)]
 pub mod pulse;
 pub mod read;

@@ -26,6 +26,10 @@ pub struct Config {
     time: TimeConfig,
     /// Tables of a PostgreSQL database that are served as they are; for `serve --database` alone.
     pub adopt: Option<Adopt>,
+    /// `[issuer]`, which the server reads.
+    pub issuer: Option<BTreeMap<String, String>>,
+    /// `[push]`, which the server reads.
+    pub push: Option<BTreeMap<String, String>>,
     /// The text it was read from.
     #[serde(skip)]
     pub source: Option<String>,

@@ -16,6 +16,7 @@
 //! authority's time and history, which are no secrets, and the device signs again.
 
 use crate::api_error::{ApiError, SealKey};
+use crate::issuer::Vouched;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signature, VerifyingKey};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -108,7 +109,8 @@ pub struct CursorInfo {
 /// Makes the tables where they are missing.
 pub fn create_tables(conn: &Connection) -> Result<(), ApiError> {
     conn.execute_batch(SCHEMA)?;
-    crate::members::create_tables(conn)
+    crate::members::create_tables(conn)?;
+    crate::push_token::create_tables(conn)
 }
 
 /// Makes an account unless it is there. Fails with `bad_request` on an id that is empty, long or not printable.
@@ -151,6 +153,18 @@ pub fn create_token(conn: &Connection, account: &str, random: [u8; 32], ttl_ms: 
         params![token_hash(&token), account, now_ms.saturating_add(ttl_ms), uses],
     )?;
     Ok(token)
+}
+
+/// Takes an issuer's token, found genuine, as an enrolment token for one device, and makes the account if it is new. Used up, it stays
+/// known until it expires.
+pub fn vouch(conn: &Connection, token: &str, vouched: &Vouched, now_ms: i64) -> Result<(), ApiError> {
+    create_account(conn, &vouched.account, now_ms)?;
+    conn.execute("DELETE FROM _syncline_token WHERE expires_ms <= ?1", [now_ms])?;
+    conn.execute(
+        "INSERT INTO _syncline_token(hash, account, expires_ms, uses_left) VALUES(?1, ?2, ?3, 1) ON CONFLICT DO NOTHING",
+        params![token_hash(token), vouched.account, vouched.expires_ms],
+    )?;
+    Ok(())
 }
 
 /// Enrols a device with a token and uses the token up by one.
@@ -443,7 +457,9 @@ pub(crate) fn token_text(random: [u8; 32]) -> String {
 }
 
 pub(crate) fn token_hash(token: &str) -> [u8; 32] {
-    *blake3::hash(token.as_bytes()).as_bytes()
+    // Of an issuer's token, what was signed: another signature of the same is the same token.
+    let named = token.rsplit_once('.').map_or(token, |(signed, _)| signed);
+    *blake3::hash(named.as_bytes()).as_bytes()
 }
 
 pub(crate) fn bad_token() -> ApiError {

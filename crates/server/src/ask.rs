@@ -5,6 +5,7 @@
 use crate::accounts::{self, Caller};
 use crate::api_error::ApiError;
 use crate::members::{self, seed_of};
+use crate::push_token::{self, SetPush, VerifyPush};
 use rusqlite::Connection;
 use serde::Serialize;
 use serde_json::Value;
@@ -36,6 +37,16 @@ pub enum Ask {
     AppVersion(String),
     /// What opens a revoked device's sealed file?
     SealKey(DeviceId),
+    /// Which other accounts share a scope with this one?
+    Acquaintances,
+    /// Set the asking device's push token.
+    SetPush(SetPush),
+    /// Prove that it reaches the device.
+    VerifyPush(VerifyPush),
+    /// What is known of it?
+    PushState,
+    /// Forget it.
+    ClearPush,
     /// A stream of wakes is open to the asking device: its connection.
     StreamOpened([u8; 16]),
     /// It is closed.
@@ -45,7 +56,7 @@ pub enum Ask {
 impl Ask {
     /// Whether nothing is written.
     pub fn reads_only(&self) -> bool {
-        matches!(self, Ask::Scopes | Ask::Members(_) | Ask::SealKey(_))
+        matches!(self, Ask::Scopes | Ask::Members(_) | Ask::SealKey(_) | Ask::Acquaintances | Ask::PushState)
     }
 
     /// Returns what the request makes, in words that tell it from what else may be made under one key; `None` where nothing is.
@@ -79,6 +90,11 @@ impl Ask {
             Ask::Remove(scope, who) => done(members::remove(conn, account, scope, who)?),
             Ask::RenameDevice(device, name) => done(accounts::rename(conn, account, *device, name)?),
             Ask::AppVersion(version) => done(accounts::note_version(conn, caller.device_id, version)?),
+            Ask::Acquaintances => told(members::acquaintances(conn, account)?),
+            Ask::SetPush(set) => told(push_token::set(conn, caller.device_id, set, seed, now_ms)?),
+            Ask::VerifyPush(proof) => done(push_token::verify(conn, caller.device_id, &proof.code, now_ms)?),
+            Ask::PushState => told(push_token::state(conn, caller.device_id, now_ms)?),
+            Ask::ClearPush => done(push_token::clear(conn, caller.device_id)?),
             Ask::StreamOpened(connection) => done(accounts::stream_opened(conn, caller.device_id, *connection, now_ms)?),
             Ask::StreamClosed(connection) => done(accounts::stream_closed(conn, *connection)?),
             Ask::SealKey(device) => seal_told(accounts::seal_key(conn, Some(account), *device)?),

@@ -8,7 +8,9 @@ use crate::api_error::ApiError;
 use crate::ask::Ask;
 use crate::authority::{Authority, enrol, look_at_request, may_see, note_pull, read_request, respond, take_schema, write_request};
 use crate::commit::{absorb_foreign, chain_at};
+use crate::issuer::Vouched;
 use crate::members;
+use crate::push_token::{self, WakeCall, Woken};
 use crate::whole;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::collections::{HashMap, VecDeque};
@@ -336,6 +338,22 @@ impl Engine {
         let account = caller.account.clone();
         let seal_key = random_bytes()?;
         self.write(false, move |tx, _| accounts::revoke(tx.conn, Some(&account), device, seal_key, tx.env.now_ms))
+    }
+
+    /// Takes an issuer's token, found genuine, as an enrolment token for one device.
+    pub fn vouch(&self, token: &str, vouched: Vouched) -> Result<(), ApiError> {
+        let token = token.to_owned();
+        self.write(false, move |tx, _| accounts::vouch(tx.conn, &token, &vouched, tx.env.now_ms))
+    }
+
+    /// Lists whom to wake through the push gateway.
+    pub fn to_wake(&self) -> Result<Vec<WakeCall>, ApiError> {
+        self.read(|tx| push_token::to_wake(tx.conn, tx.env.now_ms))
+    }
+
+    /// Notes what became of a call to the push gateway.
+    pub fn woken(&self, call: WakeCall, how: Woken) -> Result<(), ApiError> {
+        self.write(false, move |tx, _| push_token::woken(tx.conn, &call, how))
     }
 
     /// Answers what a device asks about its account beside syncing. `key` is the request's `Idempotency-Key`.

@@ -8,18 +8,23 @@ mod account;
 mod listen;
 mod metrics;
 mod parts;
+mod presence;
 #[cfg(test)]
 mod tests;
+mod wake;
 mod watch;
 mod wire;
 
 pub use listen::{ServeError, Tls, shutdown_signal};
+pub use wake::{PushConfig, Webhook};
 pub use wire::{cursor_text, parse_cursor};
 
 use crate::accounts::{Caller, DeviceInfo};
 use crate::api_error::ApiError;
 use crate::ask::Ask;
-use crate::engine::{Engine, Watch};
+use crate::engine::{Engine, Watch, system_env};
+use crate::issuer::{Issuer, Vouched, is_issued};
+use crate::push_token::{WakeCall, Woken};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Path, Query, Request, State};
@@ -57,6 +62,12 @@ pub trait Authority: Send + Sync + 'static {
     fn devices(&self, caller: &Caller) -> Result<Vec<DeviceInfo>, ApiError>;
     /// See `Engine::revoke`.
     fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError>;
+    /// See `Engine::vouch`.
+    fn vouch(&self, token: &str, vouched: Vouched) -> Result<(), ApiError>;
+    /// See `Engine::to_wake`.
+    fn to_wake(&self) -> Result<Vec<WakeCall>, ApiError>;
+    /// See `Engine::woken`.
+    fn woken(&self, call: WakeCall, how: Woken) -> Result<(), ApiError>;
     /// See `Engine::ask`.
     fn ask(&self, caller: &Caller, what: Ask, key: Option<String>) -> Result<serde_json::Value, ApiError>;
     /// See `Engine::watch`.
@@ -91,6 +102,15 @@ impl Authority for Engine {
     fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError> {
         Engine::revoke(self, caller, device)
     }
+    fn vouch(&self, token: &str, vouched: Vouched) -> Result<(), ApiError> {
+        Engine::vouch(self, token, vouched)
+    }
+    fn to_wake(&self) -> Result<Vec<WakeCall>, ApiError> {
+        Engine::to_wake(self)
+    }
+    fn woken(&self, call: WakeCall, how: Woken) -> Result<(), ApiError> {
+        Engine::woken(self, call, how)
+    }
     fn ask(&self, caller: &Caller, what: Ask, key: Option<String>) -> Result<serde_json::Value, ApiError> {
         Engine::ask(self, caller, what, key)
     }
@@ -112,9 +132,42 @@ pub async fn serve_authority(
     tls: Option<Tls>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
+    serve_with(authority, Beside::default(), listener, tls, shutdown).await
+}
+
+/// What an authority may have beside its store.
+#[derive(Default)]
+pub struct Beside {
+    /// Whose tokens enrol devices, beside those of `admin token`.
+    pub issuer: Option<Issuer>,
+    /// The way to the operator's push gateway.
+    pub webhook: Option<Webhook>,
+}
+
+/// Serves with an issuer or a webhook; see `serve`.
+pub async fn serve_with(
+    authority: Arc<dyn Authority>,
+    beside: Beside,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
     let (drain, draining) = tokio::sync::watch::channel(false);
     let spool = parts::Spool::open(authority.parts_dir());
-    let app = Arc::new(App { limits: authority.limits(), authority, spool, metrics: Default::default(), streams: Default::default(), draining });
+    let app = Arc::new(App {
+        limits: authority.limits(),
+        authority,
+        spool,
+        metrics: Default::default(),
+        streams: Default::default(),
+        presence: Default::default(),
+        issuer: beside.issuer,
+        webhook: beside.webhook,
+        draining,
+    });
+    if app.webhook.is_some() {
+        tokio::spawn(wake::run(app.clone()));
+    }
     listen::run(router(app), listener, tls, drain, shutdown).await
 }
 
@@ -125,6 +178,9 @@ struct App {
     spool: parts::Spool,
     metrics: metrics::Metrics,
     streams: watch::Streams,
+    presence: presence::Presence,
+    issuer: Option<Issuer>,
+    webhook: Option<Webhook>,
     draining: tokio::sync::watch::Receiver<bool>,
 }
 
@@ -145,6 +201,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/devices", post(enrol).get(devices))
         .route("/v1/devices/{id}", delete(revoke).put(account::change_device))
         .route("/v1/watch", get(watch_scopes))
+        .route("/v1/presence", get(presence::get).put(presence::put))
         .route("/v1/scopes/{scope}/changes", get(changes))
         .merge(account::routes())
         .route("/healthz", get(async || "ok\n"))
@@ -253,6 +310,10 @@ async fn enrol(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> R
         // Anybody may ask this, and a schema has few values: a column takes nine.
         let request: EnrolRequest = format.decode(&bytes, &app.limits, app.limits.wire_bytes / 8)?;
         check_version(request.version)?;
+        if let Some(issuer) = app.issuer.as_ref().filter(|_| is_issued(&request.token)) {
+            let vouched = issuer.verify(&request.token, system_env().now_ms)?;
+            app.authority.vouch(&request.token, vouched)?;
+        }
         answer_format.encode(&app.authority.enrol(request)?)
     });
     Ok(answer_format.respond(answer.await?))
@@ -290,7 +351,12 @@ async fn devices(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Resp
 async fn revoke(State(app): State<Arc<App>>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, ApiError> {
     let caller = caller(&app, &headers).await?;
     let device = account::device_id(&id)?;
-    ask(&app, move |app| app.authority.revoke(&caller, device)).await?;
+    ask(&app, move |app| {
+        app.authority.revoke(&caller, device)?;
+        app.presence.forget(&caller.account, device);
+        Ok(())
+    })
+    .await?;
     Ok(Format::Json.respond(b"{}".to_vec()))
 }
 

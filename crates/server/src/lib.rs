@@ -13,9 +13,11 @@ pub mod commit;
 pub mod delivery;
 pub mod engine;
 pub mod http;
+pub mod issuer;
 pub mod members;
 pub mod postgres;
 pub mod pull;
+pub mod push_token;
 pub mod store;
 pub mod whole;
 

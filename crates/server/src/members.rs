@@ -60,6 +60,16 @@ pub fn former_scopes_of(conn: &Connection, account: &str) -> Result<Vec<ScopeId>
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// Lists the other accounts that share a scope with this one. Reads only.
+pub fn acquaintances(conn: &Connection, account: &str) -> Result<Vec<String>, ApiError> {
+    let mut query = conn.prepare_cached(
+        "SELECT DISTINCT o.account FROM _syncline_member m JOIN _syncline_member o ON o.scope_id = m.scope_id
+         WHERE m.account = ?1 AND o.account <> ?1 ORDER BY 1 LIMIT 10000",
+    )?;
+    let rows = query.query_map([account], |r| r.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// Makes a scope whose only member, an admin, is the account. Without an id it gets one out of the seed. A scope that the account
 /// is an admin of already is left as it is: the answer to the first request may have been lost.
 pub fn create_scope(conn: &Connection, account: &str, id: Option<&ScopeId>, seed: [u8; 32], now_ms: i64) -> Result<ScopeInfo, ApiError> {

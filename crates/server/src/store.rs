@@ -5,7 +5,9 @@ use crate::api_error::ApiError;
 use crate::ask::Ask;
 use crate::engine::{Engine, Watch};
 use crate::http::Authority;
+use crate::issuer::Vouched;
 use crate::postgres::Postgres;
+use crate::push_token::{WakeCall, Woken};
 use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, Limits, Schema, ScopeId, SyncRequest, SyncResponse};
 
 /// Where an authority keeps its rows.
@@ -79,6 +81,24 @@ impl Authority for Store {
         match self {
             Store::Sqlite(engine) => engine.revoke(caller, device),
             Store::Postgres(postgres) => postgres.revoke(caller, device),
+        }
+    }
+    fn vouch(&self, token: &str, vouched: Vouched) -> Result<(), ApiError> {
+        match self {
+            Store::Sqlite(engine) => engine.vouch(token, vouched),
+            Store::Postgres(postgres) => postgres.vouch(token, vouched),
+        }
+    }
+    fn to_wake(&self) -> Result<Vec<WakeCall>, ApiError> {
+        match self {
+            Store::Sqlite(engine) => engine.to_wake(),
+            Store::Postgres(postgres) => postgres.to_wake(),
+        }
+    }
+    fn woken(&self, call: WakeCall, how: Woken) -> Result<(), ApiError> {
+        match self {
+            Store::Sqlite(engine) => engine.woken(call, how),
+            Store::Postgres(postgres) => postgres.woken(call, how),
         }
     }
     fn ask(&self, caller: &Caller, what: Ask, key: Option<String>) -> Result<serde_json::Value, ApiError> {

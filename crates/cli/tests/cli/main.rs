@@ -13,6 +13,7 @@ mod faults;
 mod full;
 mod hard;
 mod identity;
+mod issuer;
 mod leaving;
 mod local;
 mod migrations;
@@ -31,6 +32,7 @@ mod sync;
 mod tls;
 mod uploads;
 mod usage;
+mod waking;
 
 /// Where the authority of every test keeps its rows.
 const POSTGRES: bool = false;

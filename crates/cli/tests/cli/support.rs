@@ -214,7 +214,6 @@ impl World {
     }
 
     /// Writes another syncline.toml for the server.
-    #[allow(dead_code)] // tests of `cli_postgres` alone use it
     pub fn configure(&self, config: &str) {
         std::fs::write(self.dir.path().join("syncline.toml"), config).unwrap();
     }
@@ -252,6 +251,18 @@ impl World {
     pub fn admin(&self, command: &str, more: &[&str]) -> Ran {
         let place = self.place();
         syncline(self.dir.path(), &[&["admin", command, &place[0], &place[1]], more].concat())
+    }
+
+    /// Serves by this syncline.toml from now on.
+    pub fn start_with(&mut self, config: &str) {
+        self.configure(config);
+        self.serve = vec!["--config".into(), "syncline.toml".into()];
+        self.start();
+    }
+
+    /// Returns a file of the operator's.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// Returns the server's host and port.

@@ -3,6 +3,7 @@
 use super::{App, ask, caller, wire};
 use crate::api_error::ApiError;
 use crate::ask::Ask;
+use crate::push_token::WakeCall;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -27,6 +28,8 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/v1/scopes/{scope}/invites", post(invite).delete(withdraw))
         .route("/v1/invites/accept", post(accept))
         .route("/v1/devices/{id}/seal", get(seal_key))
+        .route("/v1/devices/self/push-token", get(push_state).put(set_push).delete(clear_push))
+        .route("/v1/devices/self/push-token/verify", post(verify_push))
 }
 
 async fn scopes(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
@@ -82,6 +85,31 @@ async fn seal_key(State(app): State<Arc<App>>, headers: HeaderMap, Path(id): Pat
 /// Reads a device's id.
 pub(super) fn device_id(id: &str) -> Result<DeviceId, ApiError> {
     DeviceId::parse(id).ok_or_else(|| ApiError::BadRequest("a device id has 32 hex digits; GET /v1/devices lists them".into()))
+}
+
+async fn push_state(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    answer(&app, &headers, None, |()| Ok(Ask::PushState)).await
+}
+
+async fn clear_push(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    answer(&app, &headers, None, |()| Ok(Ask::ClearPush)).await
+}
+
+async fn verify_push(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    answer(&app, &headers, Some(body), |proof| Ok(Ask::VerifyPush(proof))).await
+}
+
+/// What the store says goes to the gateway, not to the device: the code must come back by that way.
+async fn set_push(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    if app.webhook.is_none() {
+        return Err(ApiError::BadRequest("this authority has no push gateway; the operator sets one under [push] in syncline.toml".into()));
+    }
+    let said = answer(&app, &headers, Some(body), |set| Ok(Ask::SetPush(set))).await?;
+    let bytes = axum::body::to_bytes(said.into_body(), BODY_BYTES_MAX).await.unwrap_or_default();
+    if let (Some(webhook), Ok(Some(call))) = (&app.webhook, serde_json::from_slice::<Option<WakeCall>>(&bytes)) {
+        webhook.send_code(call);
+    }
+    Ok(Format::Json.respond(b"{}".to_vec()))
 }
 
 async fn accept(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {

@@ -79,6 +79,15 @@ impl Authority for Double {
         self.revoked.lock().unwrap().push(device);
         Ok(())
     }
+    fn vouch(&self, _: &str, _: Vouched) -> Result<(), ApiError> {
+        Ok(())
+    }
+    fn to_wake(&self) -> Result<Vec<WakeCall>, ApiError> {
+        Ok(vec![])
+    }
+    fn woken(&self, _: WakeCall, _: Woken) -> Result<(), ApiError> {
+        Ok(())
+    }
     fn ask(&self, _: &Caller, what: Ask, _: Option<String>) -> Result<serde_json::Value, ApiError> {
         Ok(serde_json::json!({ "asked": format!("{what:?}") }))
     }

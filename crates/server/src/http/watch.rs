@@ -80,6 +80,7 @@ impl OpenStream {
         let mut env = system_env();
         let connection = [env.nonce().to_be_bytes(), env.nonce().to_be_bytes()].concat().try_into().unwrap_or_default();
         let open = OpenStream { app: app.clone(), caller: caller.clone(), connection };
+        app.presence.came(caller);
         open.say(Ask::StreamOpened(connection));
         open
     }
@@ -94,6 +95,7 @@ impl OpenStream {
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
+        self.app.presence.left(&self.caller);
         self.say(Ask::StreamClosed(self.connection));
     }
 }

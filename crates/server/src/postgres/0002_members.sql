@@ -21,3 +21,8 @@ ALTER TABLE syncline.cursor ADD served bigint NOT NULL DEFAULT 0;
 -- Streams of wakes that are open, by server; a server that has not been seen for a while has none.
 CREATE TABLE syncline.stream(connection_id bytea PRIMARY KEY, device_id bytea NOT NULL, server bytea NOT NULL, since_ms bigint NOT NULL);
 CREATE TABLE syncline.server(id bytea PRIMARY KEY, seen_ms bigint NOT NULL);
+
+-- Where devices can be woken that have no open stream.
+CREATE TABLE syncline.push(
+  device_id bytea PRIMARY KEY, provider text NOT NULL, token text NOT NULL, code bytea NOT NULL, verified_ms bigint, expires_ms bigint NOT NULL, woken bigint,
+  claimed_ms bigint);

@@ -2,6 +2,7 @@
 
 use crate::accounts::{self as shared, AccountInfo, Caller, Claim, DeviceInfo, Enrolled, KnownDevice, LAST_SEEN_STEP_MS};
 use crate::api_error::ApiError;
+use crate::issuer::Vouched;
 use crate::postgres::db::{Tx, internal};
 use syncline_core::{DeviceId, EnrolRequest, HistoryId, ScopeId, Seq};
 use tokio_postgres::types::Type;
@@ -32,6 +33,18 @@ pub async fn create_token(tx: &Tx, account: &str, random: [u8; 32], ttl_ms: i64,
     )
     .await?;
     Ok(token)
+}
+
+/// See `crate::accounts::vouch`.
+pub async fn vouch(tx: &Tx, token: &str, vouched: &Vouched, now_ms: i64) -> Result<(), ApiError> {
+    create_account(tx, &vouched.account, now_ms).await?;
+    tx.query("DELETE FROM syncline.token WHERE expires_ms <= $1", &[(&now_ms, Type::INT8)]).await?;
+    tx.query(
+        "INSERT INTO syncline.token(hash, account, expires_ms, uses_left) VALUES($1, $2, $3, 1) ON CONFLICT DO NOTHING",
+        &[(&&shared::token_hash(token)[..], Type::BYTEA), (&vouched.account, Type::TEXT), (&vouched.expires_ms, Type::INT8)],
+    )
+    .await?;
+    Ok(())
 }
 
 /// See `crate::accounts::enrol`. The caller has seen to it that enrolments come one after another.

@@ -6,9 +6,9 @@ use crate::accounts::Caller;
 use crate::api_error::ApiError;
 use crate::ask::{Ask, done, seal_told, told};
 use crate::members as shared;
-use crate::postgres::accounts;
 use crate::postgres::db::Tx;
 use crate::postgres::scope::Scope;
+use crate::postgres::{accounts, push_token};
 use serde_json::Value;
 use syncline_core::{Invitation, Invite, Member, MemberRole, ScopeId, ScopeInfo};
 use tokio_postgres::types::Type;
@@ -31,6 +31,15 @@ pub async fn answer(tx: &Tx, ask: &Ask, caller: &Caller, seed: [u8; 32], now_ms:
         Ask::Remove(scope, who) => done(remove(tx, account, scope, who).await?),
         Ask::RenameDevice(device, name) => done(accounts::rename(tx, account, *device, name).await?),
         Ask::AppVersion(version) => done(accounts::note_version(tx, caller.device_id, version).await?),
+        Ask::Acquaintances => {
+            let sql = "SELECT DISTINCT o.account FROM syncline.member m JOIN syncline.member o ON o.scope_id = m.scope_id
+                       WHERE m.account = $1 AND o.account <> $1 ORDER BY 1 LIMIT 10000";
+            told(tx.query(sql, &[(account, Type::TEXT)]).await?.iter().map(|r| r.get::<_, String>(0)).collect::<Vec<_>>())
+        }
+        Ask::SetPush(set) => told(push_token::set(tx, caller.device_id, set, seed, now_ms).await?),
+        Ask::VerifyPush(proof) => done(push_token::verify(tx, caller.device_id, &proof.code, now_ms).await?),
+        Ask::PushState => told(push_token::state(tx, caller.device_id, now_ms).await?),
+        Ask::ClearPush => done(push_token::clear(tx, caller.device_id).await?),
         Ask::StreamOpened(connection) => done(accounts::stream_opened(tx, caller.device_id, *connection, now_ms).await?),
         Ask::StreamClosed(connection) => done(accounts::stream_closed(tx, *connection).await?),
         Ask::SealKey(device) => seal_told(accounts::seal_key(tx, Some(account), *device).await?),

@@ -22,6 +22,7 @@ mod migrate;
 mod own;
 mod pull;
 mod push;
+mod push_token;
 mod registry;
 mod rows;
 mod schema;
@@ -40,6 +41,8 @@ use crate::api_error::ApiError;
 use crate::ask::Ask;
 use crate::authority::{check_request, check_schema_version};
 use crate::engine::{OpenError, Watch, handed_out, random_bytes, system_env};
+use crate::issuer::Vouched;
+use crate::push_token::{WakeCall, Woken};
 use db::{Purpose, Tx, is_contended};
 use deadpool_postgres::Pool;
 use push::Looked;
@@ -218,6 +221,20 @@ impl Postgres {
     pub fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError> {
         let (inner, seal_key) = (&self.inner, random_bytes()?);
         self.block(async { inner.write(async |tx| accounts::revoke(tx, Some(&caller.account), device, seal_key, inner.env().now_ms).await).await })
+    }
+    /// Takes an issuer's token, found genuine, as an enrolment token for one device.
+    pub fn vouch(&self, token: &str, vouched: Vouched) -> Result<(), ApiError> {
+        let inner = &self.inner;
+        self.block(async { inner.write(async |tx| accounts::vouch(tx, token, &vouched, inner.env().now_ms).await).await })
+    }
+    /// Lists whom to wake through the push gateway.
+    pub fn to_wake(&self) -> Result<Vec<WakeCall>, ApiError> {
+        let inner = &self.inner;
+        self.block(async { inner.write(async |tx| push_token::to_wake(tx, inner.env().now_ms).await).await })
+    }
+    /// Notes what became of a call to the push gateway.
+    pub fn woken(&self, call: WakeCall, how: Woken) -> Result<(), ApiError> {
+        self.block(async { self.inner.write(async |tx| push_token::woken(tx, &call, how).await).await })
     }
     /// Answers what a device asks about its account beside syncing. `key` is the request's `Idempotency-Key`.
     pub fn ask(&self, caller: &Caller, mut what: Ask, key: Option<String>) -> Result<serde_json::Value, ApiError> {
