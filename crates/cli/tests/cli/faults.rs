@@ -152,7 +152,7 @@ impl Bench {
             }
         }
         let healed = ended_with(&self.far, &["sync", "app.db"]);
-        let equal = || rows(&open(&self.far.file())) == rows(&self.world.server_db());
+        let equal = || rows(&open(&self.far.file())) == self.world.rows_at_server().rows();
         if healed.is_none() {
             eprintln!("{fault}, {phase}: stalled after it, run {id}");
             tally.stalled += 1;
@@ -179,7 +179,7 @@ impl Bench {
             return Some(-1);
         }
         device.sync(0);
-        assert_eq!(rows(&open(&device.file())), rows(&self.world.server_db()));
+        assert_eq!(rows(&open(&device.file())), self.world.rows_at_server().rows());
         std::fs::remove_dir_all(&dir).unwrap();
         ended
     }

@@ -31,10 +31,10 @@ fn quoted_and_reserved_names() {
     let (_, rows) = crosses(
         r#"CREATE TABLE "select"("from" TEXT PRIMARY KEY, "a b" TEXT, "x""y" INTEGER, [group] TEXT DEFAULT 'it''s', `order` REAL, "ключ" TEXT, "NEW" TEXT, "OLD" TEXT, "id" TEXT, "t" TEXT, "u" TEXT, "c0" TEXT, "seq" TEXT);
            CREATE UNIQUE INDEX "index" ON "select"("a b", "x""y");
-           CREATE TABLE "x); DROP TABLE note; --"("k'1" TEXT PRIMARY KEY, "v;" TEXT);
+           CREATE TABLE "x$f0$); DROP TABLE note; --"("k'1" TEXT PRIMARY KEY, "v;" TEXT);
            INSERT INTO "select"("from", "a b", "ключ", "NEW", "OLD") VALUES('1', 'v', 'ж', 'n', 'o');"#,
-        r#"UPDATE "select" SET "NEW" = 'new', "order" = 1.5, "x""y" = 7; INSERT INTO "select"("from") VALUES('2'); INSERT INTO "x); DROP TABLE note; --" VALUES('a', 'b')"#,
-        r#"UPDATE "x); DROP TABLE note; --" SET "v;" = NULL; DELETE FROM "select" WHERE "from" = '2'"#,
+        r#"UPDATE "select" SET "NEW" = 'new', "order" = 1.5, "x""y" = 7; INSERT INTO "select"("from") VALUES('2'); INSERT INTO "x$f0$); DROP TABLE note; --" VALUES('a', 'b')"#,
+        r#"UPDATE "x$f0$); DROP TABLE note; --" SET "v;" = NULL; DELETE FROM "select" WHERE "from" = '2'"#,
     );
     assert_eq!(rows.len(), 3);
 }

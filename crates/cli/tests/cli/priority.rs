@@ -1,8 +1,18 @@
 //! What is important goes first.
 
 use crate::proxy::{Mode, Proxy};
-use crate::support::{World, one, open};
+use crate::support::{World, open};
 use std::time::{Duration, Instant};
+
+/// The bundle of a table's first (`min`) or last (`max`) row.
+fn bundle_of(world: &World, what: &str, table: &str) -> i64 {
+    let server = world.rows_at_server();
+    let (sqlite, postgres) = (
+        format!("SELECT {what}(r.version) FROM _syncline_row r JOIN _syncline_table t ON t.n = r.tbl WHERE t.name = '{table}'"),
+        format!("SELECT {what}(r.seq) FROM syncline.row r JOIN syncline.tbl t ON t.n = r.tbl WHERE t.name = '{table}'"),
+    );
+    server.one(server.says(&sqlite, &postgres)).parse().unwrap()
+}
 
 #[test]
 fn a_high_priority_row_passes_twenty_thousand_low_priority_rows() {
@@ -21,11 +31,9 @@ fn a_high_priority_row_passes_twenty_thousand_low_priority_rows() {
     a.sql("INSERT INTO alarm VALUES('a', 'fire')");
     proxy.set(Mode::Pass);
     a.sync(0);
-    let db = world.server_db();
-    let first = |table: &str| one(&db, &format!("SELECT min(r.version) FROM _syncline_row r JOIN _syncline_table t ON t.n = r.tbl WHERE t.name = '{table}'"));
-    let (alarm, reading): (i64, i64) = (first("alarm").parse().unwrap(), first("reading").parse().unwrap());
+    let (alarm, reading) = (bundle_of(&world, "min", "alarm"), bundle_of(&world, "min", "reading"));
     assert!(alarm <= reading, "the alarm is in bundle {alarm}, the first reading in {reading}");
-    assert_eq!(one(&db, "SELECT count(*) FROM reading"), "20000");
+    assert_eq!(world.rows_at_server().one("SELECT count(*) FROM reading"), "20000");
 }
 
 #[test]
@@ -49,10 +57,6 @@ fn a_high_priority_row_written_while_the_others_are_on_their_way_is_in_the_next_
     }
     a.sql("INSERT INTO alarm VALUES('a', 'fire')");
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    let db = world.server_db();
-    let of = |what: &str, table: &str| {
-        one(&db, &format!("SELECT {what}(r.version) FROM _syncline_row r JOIN _syncline_table t ON t.n = r.tbl WHERE t.name = '{table}'"))
-    };
-    let (alarm, last): (i64, i64) = (of("min", "alarm").parse().unwrap(), of("max", "reading").parse().unwrap());
+    let (alarm, last) = (bundle_of(&world, "min", "alarm"), bundle_of(&world, "max", "reading"));
     assert!(alarm <= last, "the alarm is in bundle {alarm}, the last reading in {last}");
 }

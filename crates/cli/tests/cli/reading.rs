@@ -32,9 +32,8 @@ fn marker(device: &Device) -> String {
 fn what_is_read_on_one_device_is_read_on_the_other_and_never_goes_back() {
     let (world, phone, laptop) = pair();
     // Bob's messages, by way of the server's own table; and one of Ada's own.
-    let server = open(&world.data_dir().join("server.db"));
     for (id, sender) in [("m_1", "bob"), ("m_2", "bob"), ("m_3", "ada")] {
-        server.execute("INSERT INTO messages(scope_id, id, sender, body) VALUES('ada', ?1, ?2, 'hello')", [id, sender]).unwrap();
+        world.rows_at_server().sql(&format!("INSERT INTO messages(scope_id, id, sender, body) VALUES('ada', '{id}', '{sender}', 'hello')"));
         phone.sync(0);
     }
     laptop.sync(0);
@@ -74,7 +73,7 @@ fn what_is_read_on_one_device_is_read_on_the_other_and_never_goes_back() {
 #[test]
 fn a_watching_phone_is_cleared_at_once() {
     let (world, phone, laptop) = pair();
-    open(&world.data_dir().join("server.db")).execute("INSERT INTO messages(scope_id, id, sender) VALUES('ada', 'm_1', 'bob')", []).unwrap();
+    world.rows_at_server().sql("INSERT INTO messages(scope_id, id, sender) VALUES('ada', 'm_1', 'bob')");
     laptop.sync(0);
     let watching = phone.stream(&["sync", "app.db", "--watch", "--json"]);
     let until = |what: &str, n: &str| {

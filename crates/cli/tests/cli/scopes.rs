@@ -89,20 +89,18 @@ fn two_accounts_share_a_list_and_part() {
 
 #[test]
 fn a_thousand_idle_scopes_cost_less_than_a_kilobyte() {
-    if crate::POSTGRES {
-        return;
-    }
     let world = World::new();
     let ada = member(&world, "ada");
-    world
-        .server_db()
-        .execute_batch(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+    let server = world.rows_at_server();
+    server.sql(server.says(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
          INSERT INTO _syncline_scope(scope_id) SELECT 'list-' || i FROM n;
          INSERT INTO _syncline_member(scope_id, account, role, since_ms) SELECT scope_id, 'ada', 'writer', 1 FROM _syncline_scope WHERE scope_id GLOB 'list-*';
          INSERT INTO items(scope_id, id, list_id, title) SELECT scope_id, scope_id, scope_id, 'x' FROM _syncline_scope WHERE scope_id GLOB 'list-*';",
-        )
-        .unwrap();
+        "INSERT INTO syncline.scope(scope_id) SELECT 'list-' || i FROM generate_series(1, 1000) i;
+         INSERT INTO syncline.member(scope_id, account, role, since_ms) SELECT scope_id, 'ada', 'writer', 1 FROM syncline.scope WHERE scope_id LIKE 'list-%';
+         INSERT INTO items(id, list_id, title) SELECT scope_id, scope_id, 'x' FROM syncline.scope WHERE scope_id LIKE 'list-%';",
+    ));
     for _ in 0..3 {
         ada.sync(0);
     }
@@ -111,7 +109,7 @@ fn a_thousand_idle_scopes_cost_less_than_a_kilobyte() {
     let bytes = idle["bytes_up"].as_u64().unwrap() + idle["bytes_down"].as_u64().unwrap();
     assert!(bytes <= 1024, "{idle}");
     // One that moved is found, and asked about alone.
-    world.server_db().execute_batch("UPDATE items SET title = 'y' WHERE id = 'list-700'").unwrap();
+    server.sql("UPDATE items SET title = 'y' WHERE id = 'list-700'");
     let moved = ada.run(&["sync", "app.db", "--json"]).ends(0).json();
     assert_eq!(ada.one("SELECT title FROM items WHERE id = 'list-700'"), "y");
     let bytes = moved["bytes_up"].as_u64().unwrap() + moved["bytes_down"].as_u64().unwrap();
@@ -140,15 +138,12 @@ fn what_cannot_be_shared_is_refused_with_a_remedy() {
 
 #[test]
 fn at_the_server_a_plain_insert_gets_the_scope_that_its_column_names_and_no_other() {
-    if crate::POSTGRES {
-        return;
-    }
     let world = World::new();
     let [ada, _bob] = ["ada", "bob"].map(|account| member(&world, account));
     ada.run(&["scopes", "app.db", "create", "trip"]).ends(0);
     ada.sync(0);
-    let db = world.server_db();
-    db.execute_batch("INSERT INTO items(id, list_id, title) VALUES('i1', 'trip', 'tent')").unwrap();
+    let server = world.rows_at_server();
+    server.sql("INSERT INTO items(id, list_id, title) VALUES('i1', 'trip', 'tent')");
     ada.sync(0);
     assert_eq!(ids(&ada), "i1");
     for sql in [
@@ -157,7 +152,7 @@ fn at_the_server_a_plain_insert_gets_the_scope_that_its_column_names_and_no_othe
         "INSERT INTO items(scope_id, id) VALUES('trip', 'i3')",
         "INSERT INTO items(id, list_id) VALUES('i4', 'nowhere')",
     ] {
-        let refused = db.execute_batch(sql).unwrap_err().to_string();
+        let refused = server.try_sql(sql).unwrap_err();
         assert!(refused.contains("scope"), "{sql}: {refused}");
     }
 }

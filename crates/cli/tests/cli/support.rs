@@ -101,6 +101,13 @@ impl Server {
             Server::Postgres(url) => drop(postgres::psql(url, sql)),
         }
     }
+    /// The same, or what the store says is wrong with them.
+    pub fn try_sql(&self, sql: &str) -> Result<(), String> {
+        match self {
+            Server::Sqlite(path) => open(path).execute_batch(sql).map_err(|e| e.to_string()),
+            Server::Postgres(url) => postgres::try_psql(url, sql).map(drop),
+        }
+    }
     /// Returns the rows of one query as text.
     pub fn query(&self, sql: &str) -> Vec<Vec<String>> {
         match self {

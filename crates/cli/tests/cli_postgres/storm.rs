@@ -49,12 +49,14 @@ fn the_whole_storm() {
 }
 
 /// A server of the database.
-struct Server {
+pub struct Server {
     child: Child,
-    address: SocketAddr,
+    /// Where it listens.
+    pub address: SocketAddr,
 }
 
-fn serve(url: &str) -> Option<Server> {
+/// Starts one; `None` where it ended by itself.
+pub fn serve(url: &str) -> Option<Server> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_syncline"))
         .args(["serve", "--database", url, "--listen", "127.0.0.1:0"])
         .stdout(Stdio::piped())

@@ -135,7 +135,7 @@ pub fn capture(t: &Table) -> Vec<String> {
     };
     let name = t.def.name.replace('\'', "''");
     let body = format!(
-        "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
+        "
 BEGIN
   IF TG_OP = 'DELETE' THEN
     {deleted}
@@ -152,7 +152,7 @@ BEGIN
     INSERT INTO syncline.writer_tx(tx) VALUES(pg_current_xact_id()) ON CONFLICT DO NOTHING;
   END IF;
   RETURN NULL;
-END $capture$",
+END ",
         scopes = match &t.adopted {
             None => format!(
                 "IF EXISTS (SELECT FROM new_rows n WHERE NOT EXISTS (SELECT FROM syncline.scope s WHERE s.scope_id = n.scope_id)) THEN
@@ -168,7 +168,8 @@ END $capture$",
         updated = note(2, "n", "new_rows n"),
     );
     let table = &t.place;
-    let mut out = vec![body];
+    let head = format!("CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS");
+    let mut out = vec![format!("{head} {}", dollar_quoted(&body))];
     for (suffix, event, tables) in
         [("i", "INSERT", "NEW TABLE AS new_rows"), ("u", "UPDATE", "OLD TABLE AS old_rows NEW TABLE AS new_rows"), ("d", "DELETE", "OLD TABLE AS old_rows")]
     {
@@ -196,6 +197,12 @@ pub fn capture_all(t: &Table) -> String {
         parts.join(", "),
         t.place
     )
+}
+
+/// Quotes a function's body, whatever names are in it.
+pub fn dollar_quoted(body: &str) -> String {
+    let tag = (0..).map(|n| format!("$f{n}$")).find(|tag| !body.contains(tag.as_str())).unwrap_or_default();
+    format!("{tag}{body}{tag}")
 }
 
 fn create_table(table: &TableDef, schema: &Schema) -> String {

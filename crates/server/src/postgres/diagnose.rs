@@ -232,7 +232,8 @@ struct Orphan {
     pointed: Vec<Cell>,
 }
 
-fn type_of(t: &Table, column: &str) -> PgType {
+/// Returns a column's type, one of the key's too.
+pub fn type_of(t: &Table, column: &str) -> PgType {
     match t.key.iter().position(|k| k.eq_ignore_ascii_case(column)) {
         Some(i) => t.key_types[i],
         None => t.column(column).map_or(PgType::Any(false), |c| t.columns[c].type_of),

@@ -6,35 +6,37 @@ use crate::postgres::registry::Registry;
 use syncline_core::HistoryId;
 use tokio_postgres::types::Type;
 
-/// All migrations, in order; their numbers are their places, from 1.
-const MIGRATIONS: [&str; 5] = [
-    include_str!("0001_sidecar.sql"),
-    include_str!("0002_members.sql"),
-    include_str!("0003_journal.sql"),
-    include_str!("0004_adopted.sql"),
-    include_str!("0005_collect.sql"),
+/// All migrations, in order; their numbers are their places, from 1. Before each: how many a program must know to run on what it
+/// makes. From the first release on that is one less than its number, or fewer: so two adjacent versions run side by side.
+const MIGRATIONS: [(i32, &str); 5] = [
+    (1, include_str!("0001_sidecar.sql")),
+    (2, include_str!("0002_members.sql")),
+    (3, include_str!("0003_journal.sql")),
+    (4, include_str!("0004_adopted.sql")),
+    (5, include_str!("0005_collect.sql")),
 ];
 /// Servers that start at the same time migrate one after another: the key of the lock that the transaction holds.
 const LOCK: i64 = 0x5379_6e63_6c69_6e65;
 
-/// Brings the sidecar up to date. Refuses a database that a later version has migrated.
+/// Brings the sidecar up to date. Refuses a database that a later version has migrated, unless it says that this one may run on it.
 pub async fn migrate(tx: &Tx, fresh: HistoryId) -> Result<HistoryId, ApiError> {
     tx.query("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)]).await?;
     tx.batch(
         "CREATE SCHEMA IF NOT EXISTS syncline;
-         CREATE TABLE IF NOT EXISTS syncline.migration(n integer PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())",
+         CREATE TABLE IF NOT EXISTS syncline.migration(n integer PRIMARY KEY, least integer NOT NULL, at timestamptz NOT NULL DEFAULT now())",
     )
     .await?;
-    let done: i32 = tx.query_one("SELECT coalesce(max(n), 0) FROM syncline.migration", &[]).await?.get(0);
-    if done as usize > MIGRATIONS.len() {
+    let row = tx.query_one("SELECT coalesce(max(n), 0), coalesce(max(least), 0) FROM syncline.migration", &[]).await?;
+    let (done, least): (i32, i32) = (row.get(0), row.get(1));
+    if least as usize > MIGRATIONS.len() {
         return Err(ApiError::UpgradeRequired(format!(
-            "the database's sidecar has migration {done}, this program knows {}; run the version that made it, or a later one",
+            "the database's sidecar has migration {done}, which asks for a program that knows {least}; this one knows {}. Run the version that made it, or a later one",
             MIGRATIONS.len()
         )));
     }
-    for (i, sql) in MIGRATIONS.iter().enumerate().skip(done as usize) {
+    for (i, (least, sql)) in MIGRATIONS.iter().enumerate().skip(done as usize) {
         tx.batch(sql).await?;
-        tx.query("INSERT INTO syncline.migration(n) VALUES($1)", &[(&(i as i32 + 1), Type::INT4)]).await?;
+        tx.query("INSERT INTO syncline.migration(n, least) VALUES($1, $2)", &[(&(i as i32 + 1), Type::INT4), (least, Type::INT4)]).await?;
     }
     tx.batch("INSERT INTO syncline.meta(name, value) VALUES('schema_number', '1') ON CONFLICT DO NOTHING").await?;
     let sql = "INSERT INTO syncline.meta(name, value) VALUES('history_id', $1) ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING value";

@@ -16,6 +16,7 @@ mod ddl;
 mod diagnose;
 mod doctor;
 mod expr;
+mod home;
 mod journal;
 pub mod members;
 mod migrate;

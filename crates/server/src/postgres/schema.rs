@@ -7,7 +7,7 @@ use crate::postgres::db::{Failed, Tx};
 use crate::postgres::registry::{Registry, Table, register};
 use crate::postgres::rows::{self, COLUMNS, Record};
 use crate::postgres::scope::Scope;
-use crate::postgres::{Env, accounts, ddl, wall};
+use crate::postgres::{Env, accounts, ddl, home, wall};
 use std::sync::Arc;
 use syncline_core::{EnrolRequest, EnrolResponse, HistoryId, Key, Schema, ScopeId, TableDef};
 use syncline_replica::policies::change_rules;
@@ -86,6 +86,10 @@ async fn take(tx: &Tx, theirs: &Schema, env: &Env) -> Result<(), ApiError> {
             run(tx, &sql).await?;
         }
         wall::cover_new(tx, table).await?;
+    }
+    let new_or_ruled = |t: &&Arc<Table>| changed.iter().chain(&ruled).any(|c| c.name.eq_ignore_ascii_case(&t.def.name));
+    for sql in registry.all().filter(new_or_ruled).flat_map(|t| home::keep(t)) {
+        run(tx, &sql).await?;
     }
     for def in &ruled {
         if let Some(t) = registry.find(&def.name) {

@@ -225,6 +225,34 @@ fn devices_on_three_servers_beside_a_sql_client_and_an_operator_who_kills_connec
 }
 
 #[test]
+fn servers_of_the_version_before_go_on_beside_a_newer_one_and_start_where_it_says_that_they_may() {
+    let mut bed = Bed::postgres();
+    let mut a = bed.device("ada", TABLES);
+    let known: i64 = bed.one("SELECT max(n) FROM syncline.migration").parse().unwrap();
+    // What a next version's migration may do: columns and tables with defaults.
+    bed.sql(&format!(
+        "ALTER TABLE syncline.row ADD COLUMN later text; ALTER TABLE syncline.bundle ADD COLUMN later int NOT NULL DEFAULT 7; ALTER TABLE syncline.scope ADD COLUMN later int NOT NULL DEFAULT 0;
+         ALTER TABLE syncline.capture ADD COLUMN later int NOT NULL DEFAULT 0; CREATE TABLE syncline.later(id int); INSERT INTO syncline.migration(n, least) VALUES({}, {known})",
+        known + 1
+    ));
+    let another = Store::Postgres(bed.another_server());
+    let mut b = bed.device("ada", "");
+    for (n, server) in [&bed.store, &another].into_iter().enumerate() {
+        let row = a.insert("person", key(&format!("p{n}")), vec![Value::Null, Value::Int(1), text("P")]);
+        committed(&a.push(server, vec![row]));
+        bed.sql(&format!("UPDATE person SET age = 2 WHERE id = 'p{n}'"));
+        b.pull(server);
+        assert_eq!(b.shows("person")[n].1[1], Value::Int(2));
+    }
+    bed.sql(&format!("INSERT INTO syncline.migration(n, least) VALUES({}, {})", known + 2, known + 1));
+    let refused = Postgres::open(&bed.url()).err().unwrap().to_string();
+    assert!(refused.contains("Run the version that made it"), "{refused}");
+    // One that is running goes on.
+    let row = a.insert("person", key("last"), vec![Value::Null, Value::Int(1), text("P")]);
+    committed(&a.push(&another, vec![row]));
+}
+
+#[test]
 fn the_doctor_finds_rows_that_triggers_did_not_see() {
     let mut bed = Bed::postgres();
     let mut a = bed.device("ada", TABLES);
