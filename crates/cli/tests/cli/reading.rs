@@ -45,10 +45,10 @@ fn what_is_read_on_one_device_is_read_on_the_other_and_never_goes_back() {
     phone.sync(0);
     assert_eq!((unread(&phone), marker(&phone)), ("0".into(), up_to.clone()));
     // An edit of an old message makes nothing unread, a new one does.
-    server.execute("UPDATE messages SET body = 'edited' WHERE id = 'm_1'", []).unwrap();
+    world.rows_at_server().sql("UPDATE messages SET body = 'edited' WHERE id = 'm_1'");
     phone.sync(0);
     assert_eq!(unread(&phone), "0");
-    server.execute("INSERT INTO messages(scope_id, id, sender, body) VALUES('ada', 'm_4', 'bob', 'new')", []).unwrap();
+    world.rows_at_server().sql("INSERT INTO messages(scope_id, id, sender, body) VALUES('ada', 'm_4', 'bob', 'new')");
     phone.sync(0);
     laptop.sync(0);
     assert_eq!((unread(&phone), unread(&laptop)), ("1".into(), "1".into()));
@@ -62,7 +62,7 @@ fn what_is_read_on_one_device_is_read_on_the_other_and_never_goes_back() {
     // Marked as unread, which is a field of its own; reading clears it. A deleted message is no longer unread.
     phone.sql("UPDATE syncline_read_markers SET unread = 1 WHERE scope_id = 'ada'");
     phone.sync(0);
-    server.execute("DELETE FROM messages WHERE id = 'm_4'", []).unwrap();
+    world.rows_at_server().sql("DELETE FROM messages WHERE id = 'm_4'");
     laptop.sync(0);
     assert_eq!(unread(&laptop), "1", "as marked");
     laptop.sql("UPDATE syncline_read_markers SET unread = 0 WHERE scope_id = 'ada'");

@@ -1,7 +1,7 @@
 //! Large pushes over bad links: they go up in parts that are kept, over cuts, kills and edits.
 
 use crate::proxy::{Mode, Proxy};
-use crate::support::{World, one, open, rows};
+use crate::support::{World, open, rows};
 use std::time::{Duration, Instant};
 
 const PHOTOS: &str = "CREATE TABLE photo(id TEXT PRIMARY KEY, bytes BLOB, n INTEGER DEFAULT 0);";

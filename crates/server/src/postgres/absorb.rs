@@ -31,9 +31,19 @@ struct Fold {
 
 /// Absorbs what is there of other transactions. Returns how many bundles that made.
 pub async fn absorb(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env) -> Result<usize, ApiError> {
+    let writers = writers(tx, scope).await?;
+    absorb_of(tx, registry, scope, env, writers).await
+}
+
+/// The other transactions that wrote to a scope, in the order of their commits.
+pub async fn writers(tx: &Tx, scope: &Scope) -> Result<Vec<String>, ApiError> {
     let sql = "SELECT c.tx::text FROM syncline.capture c LEFT JOIN syncline.writer_tx w ON w.tx = c.tx
                WHERE c.scope_id = $1 AND c.tx <> pg_current_xact_id() GROUP BY c.tx ORDER BY min(w.ord), max(c.id)";
-    let writers: Vec<String> = tx.query(sql, &[(&scope.id.0, Type::TEXT)]).await?.iter().map(|r| r.get(0)).collect();
+    Ok(tx.query(sql, &[(&scope.id.0, Type::TEXT)]).await?.iter().map(|r| r.get(0)).collect())
+}
+
+/// Absorbs what these transactions wrote.
+pub async fn absorb_of(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, writers: Vec<String>) -> Result<usize, ApiError> {
     let mut bundles = 0;
     for writer in writers {
         let mut changed = HashSet::new();

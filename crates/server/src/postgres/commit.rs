@@ -17,6 +17,7 @@ use crate::postgres::types::Cell;
 use crate::postgres::unseen::Deletions;
 use crate::postgres::write::{self, Action, Planned, Unwritten};
 use crate::postgres::{Env, db, journal};
+use futures_util::future::{join3, join4, try_join, try_join3};
 use std::collections::HashSet;
 use syncline_core::schema::Action as ForeignAction;
 use syncline_core::{Acked, DeviceId, Key, Limits, Lost, Outcome, Push, Reason, RowState, Seq, SourceId};
@@ -54,7 +55,9 @@ pub struct Asked<'a> {
     pub device: DeviceId,
     /// Its source.
     pub source: SourceId,
-    /// How far it has applied.
+    /// How far the source is: its watermark, and the highest attempt at its next bundle.
+    pub known: (u64, u64),
+    /// How far the device has applied.
     pub seen: Seq,
     /// The bundle.
     pub push: &'a Push,
@@ -68,9 +71,8 @@ pub struct Asked<'a> {
 
 /// Looks at a push, in a transaction that holds the scope's lock and has absorbed.
 pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, what: &Asked<'_>, mode: Mode) -> Result<Tried, ApiError> {
-    let Asked { device, source, seen, push, limits, may_write, is_own } = *what;
+    let Asked { device, source, known: (watermark, attempt), seen, push, limits, may_write, is_own } = *what;
     let nothing = |outcome| Ok(Tried::Done(Receipt { outcome, fresh: None }));
-    let (watermark, attempt) = scope.source(tx, source).await?;
     if push.id.0 == 0 {
         return Err(ApiError::BadRequest("bundles are numbered from 1".into()));
     }
@@ -84,16 +86,16 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
     if push.attempt < attempt {
         return nothing(Outcome::StaleAttempt);
     }
-    scope.note_source(tx, source, device, watermark, push.attempt).await?;
+    let noted = scope.note_source(tx, source, device, watermark, push.attempt);
     check_limits(push, limits)?;
     let rows = match translate(push, limits, env.now_ms, |name| registry.find(name))? {
         Translated::Rows(rows) => rows,
         Translated::Refused(refused) => {
-            let here = load(tx, scope, refused.pushed()).await?;
+            let ((), here) = try_join(noted, load(tx, scope, refused.pushed())).await?;
             return nothing(rejected(refused, &here));
         }
     };
-    let before = load(tx, scope, rows.iter()).await?;
+    let ((), before, has_triggers) = try_join3(noted, load(tx, scope, rows.iter()), has_triggers(tx, &rows)).await?;
     if !may_write {
         return nothing(rejected(of_a_reader(&rows, limits), &before));
     }
@@ -121,23 +123,17 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
 
     let seq = scope.seq.next();
     let merged: Vec<Merged> = rows.iter().map(|row| merge(row, before.get(&row.place()), seq)).collect();
-    let watching = must_capture(tx, registry, &merged, &rows).await?;
+    let watching = has_triggers || must_capture(registry, &merged, &rows);
     let torn = Deletions { tx, registry, scope, rows: &rows, merged: &merged }.unseen_children(seen, source, limits).await?;
     if torn.total > 0 {
         return nothing(rejected(torn, &before));
     }
     let applying = |on: bool| format!("SET LOCAL syncline.applying = '{}'", if on { "on" } else { "off" });
-    tx.batch(&applying(!watching)).await?;
+    tx.ahead(&applying(!watching));
     match mode {
         Mode::Fast => {
             let planned: Vec<Planned> = rows.iter().zip(&merged).map(|(row, merged)| merged.planned(row)).collect();
             match write::write(tx, &scope.id.0, &planned, &acted_on(registry)).await {
-                Ok(()) => {}
-                Err(Unwritten::Clash(_)) => return Ok(Tried::Objected),
-                Err(Unwritten::Missed) => return Ok(Tried::Objected),
-                Err(Unwritten::Failed(e)) => return Err(e.into()),
-            }
-            match tx.raw_batch("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(Unwritten::from) {
                 Ok(()) => {}
                 Err(Unwritten::Failed(e)) => return Err(e.into()),
                 Err(_) => return Ok(Tried::Objected),
@@ -149,9 +145,6 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
                 return nothing(rejected(refused, &before));
             }
         }
-    }
-    if written_meanwhile(tx, registry, scope, &rows).await? {
-        return Err(db::contended());
     }
     let mut altered = HashSet::new();
     let mut saved: Vec<(i32, &Key, Record)> = Vec::with_capacity(rows.len());
@@ -172,16 +165,41 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
     }
     let saved = saved.iter().map(|(n, key, record)| (*n, *key, record));
     let (new, known): (Vec<_>, Vec<_>) = saved.partition(|(n, key, _)| !before.contains_key(&(*n, (*key).clone())));
-    rows::insert(tx, &scope.id.0, &new).await?;
-    rows::save(tx, &scope.id.0, &known).await?;
+    let checked = async {
+        match mode {
+            Mode::Fast => tx.raw_batch("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(Unwritten::from),
+            Mode::Diagnose => Ok(()),
+        }
+    };
+    let bundle = Bundle { source, id: push.id, nonce: push.nonce, device: Some(device), rows: rows.len() as u64, hash };
+    let here = Scope::clone(scope);
+    let saved = async { try_join(rows::insert(tx, &here.id.0, &new), rows::save(tx, &here.id.0, &known)).await };
+    let (checked, meanwhile, saved, logged) = if watching {
+        let (checked, meanwhile, saved) = join3(checked, written_meanwhile(tx, registry, &here, &rows), saved).await;
+        (checked, meanwhile, saved, Ok(()))
+    } else {
+        // Nothing more will be numbered by this bundle.
+        scope.advance(tx, &bundle).await?;
+        let logged = async { try_join(scope.log(tx, &bundle, env.now_ms), scope.note_source(tx, source, device, push.id.0, 0)).await.map(drop) };
+        join4(checked, written_meanwhile(tx, registry, &here, &rows), saved, logged).await
+    };
+    match checked {
+        Ok(()) => {}
+        Err(Unwritten::Failed(e)) => return Err(e.into()),
+        Err(_) => return Ok(Tried::Objected),
+    }
+    if meanwhile? {
+        return Err(db::contended());
+    }
+    saved?;
+    logged?;
     journal::keep(tx, registry, scope, &lost, seq, env.now_ms).await?;
     if watching {
-        tx.batch(&applying(true)).await?;
+        tx.ahead(&applying(true));
         altered.extend(absorb_own(tx, registry, scope, env, seq).await?);
+        scope.append(tx, &bundle, env.now_ms).await?;
+        scope.note_source(tx, source, device, push.id.0, 0).await?;
     }
-    let bundle = Bundle { source, id: push.id, nonce: push.nonce, device: Some(device), rows: rows.len() as u64, hash };
-    scope.append(tx, &bundle, env.now_ms).await?;
-    scope.note_source(tx, source, device, push.id.0, 0).await?;
     let outcome = Outcome::Committed(Acked { source, id: push.id, nonce: push.nonce, seq });
     Ok(Tried::Done(Receipt { outcome, fresh: Some((seq, altered)) }))
 }
@@ -261,8 +279,8 @@ fn merge(row: &Pushed, here: Option<&Record>, seq: Seq) -> Merged {
     Merged { record, action, columns, touched: true, as_sent, lost }
 }
 
-/// Whether the database may do more in this commit than we tell it to: business triggers, or foreign-key actions.
-async fn must_capture(tx: &Tx, registry: &Registry, merged: &[Merged], rows: &[Pushed]) -> Result<bool, ApiError> {
+/// Whether the database may do more in this commit than we tell it to: foreign-key actions, or what an adopted table makes of a value.
+fn must_capture(registry: &Registry, merged: &[Merged], rows: &[Pushed]) -> bool {
     let acts = acting(registry);
     let set_off = rows.iter().zip(merged).any(|(r, m)| match m.action {
         Action::Delete => acts.contains(&(r.table.n, false)),
@@ -270,7 +288,11 @@ async fn must_capture(tx: &Tx, registry: &Registry, merged: &[Merged], rows: &[P
         _ => false,
     });
     // What an adopted column makes of a value, devices hear as the table shows it.
-    let adopted = rows.iter().any(|r| r.table.adopted.is_some());
+    set_off || rows.iter().any(|r| r.table.adopted.is_some())
+}
+
+/// Whether these tables have business triggers.
+async fn has_triggers(tx: &Tx, rows: &[Pushed]) -> Result<bool, ApiError> {
     let tables: HashSet<&str> = rows.iter().map(|r| r.table.place.as_str()).collect();
     let tables: Vec<&str> = tables.into_iter().collect();
     let sql = "SELECT EXISTS (SELECT FROM pg_trigger t JOIN unnest($1) p ON t.tgrelid = to_regclass(p)
@@ -278,8 +300,7 @@ async fn must_capture(tx: &Tx, registry: &Registry, merged: &[Merged], rows: &[P
                set_config('lock_timeout', '900ms', true)";
     // From here on a statement waits for the locks of SQL clients less long than PostgreSQL takes to find a deadlock (1 s): it
     // is this server that gives way and tries again, never the client.
-    let triggers: bool = tx.query_one(sql, &[(&tables, Type::TEXT_ARRAY)]).await?.get(0);
-    Ok(set_off || adopted || triggers)
+    Ok(tx.query_one(sql, &[(&tables, Type::TEXT_ARRAY)]).await?.get(0))
 }
 
 /// Lists parents whose rows' deletion (false) or change (true) makes foreign keys act.

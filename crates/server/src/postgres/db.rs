@@ -1,9 +1,14 @@
 //! Connections and transactions. Every statement goes unnamed and nothing outlives its transaction, so that a pooler which hands
 //! a connection on after each transaction may stand between.
+//!
+//! The way to the database and back is what a small push waits for. Statements whose results do not depend on each other are
+//! awaited together (`join`): they travel in one go, in the order in which they are named, and the database does them in that order.
 
 use crate::api_error::ApiError;
 use crate::postgres::tls::Tls;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
+use futures_util::future::join;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
@@ -31,6 +36,8 @@ pub fn pool(config: &Config, tls: Tls) -> Result<Pool, String> {
 /// A transaction. Dropped without `commit` or `rollback` it takes its connection with it, and the database undoes it.
 pub struct Tx {
     client: Option<Object>,
+    /// Statements that go along with the next one: what begins the transaction, and settings of it.
+    ahead: Mutex<String>,
 }
 
 /// What a transaction is for.
@@ -43,16 +50,27 @@ pub enum Purpose {
 }
 
 impl Tx {
-    /// Begins a transaction.
+    /// Begins a transaction; the database hears of it with its first statement.
     pub async fn begin(pool: &Pool, purpose: Purpose) -> Result<Tx, ApiError> {
         let client = pool.get().await.map_err(|e| ApiError::Unavailable(format!("the database does not answer ({})", told(&e))))?;
         let begin = match purpose {
             Purpose::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             Purpose::Write => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '10s'",
         };
-        let tx = Tx { client: Some(client) };
-        tx.batch(begin).await?;
-        Ok(tx)
+        Ok(Tx { client: Some(client), ahead: Mutex::new(begin.into()) })
+    }
+    /// Lets a statement without values, which cannot fail, go along with the next one.
+    pub fn ahead(&self, sql: &str) {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        ahead.push_str("; ");
+        ahead.push_str(sql);
+    }
+    fn take_ahead(&self) -> String {
+        std::mem::take(&mut *self.ahead.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+    /// Whether the database has not heard of it.
+    fn is_unheard(&self) -> bool {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner).starts_with("BEGIN")
     }
     fn client(&self) -> Result<&Object, ApiError> {
         self.client.as_ref().ok_or_else(|| ApiError::Internal("a transaction was used after its end".into()))
@@ -64,7 +82,12 @@ impl Tx {
     /// Runs a statement and keeps PostgreSQL's own error, where a constraint may object.
     pub async fn raw(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failed> {
         let client = self.client().map_err(Failed::Api)?;
-        client.query_typed(sql, params).await.map_err(Failed::Database)
+        let ahead = self.take_ahead();
+        if ahead.is_empty() {
+            return client.query_typed(sql, params).await.map_err(Failed::Database);
+        }
+        let (first, rows) = join(client.batch_execute(&ahead), client.query_typed(sql, params)).await;
+        first.and(rows).map_err(Failed::Database)
     }
     /// Runs a statement that gives one row.
     pub async fn query_one(&self, sql: &str, params: &[Param<'_>]) -> Result<Row, ApiError> {
@@ -72,23 +95,50 @@ impl Tx {
     }
     /// Runs statements without values.
     pub async fn batch(&self, sql: &str) -> Result<(), ApiError> {
-        Ok(self.client()?.batch_execute(sql).await?)
+        Ok(self.raw_batch(sql).await?)
     }
     /// The same, keeping PostgreSQL's own error.
     pub async fn raw_batch(&self, sql: &str) -> Result<(), Failed> {
         let client = self.client().map_err(Failed::Api)?;
-        client.batch_execute(sql).await.map_err(Failed::Database)
+        let ahead = self.take_ahead();
+        if ahead.is_empty() {
+            return client.batch_execute(sql).await.map_err(Failed::Database);
+        }
+        let (first, then) = join(client.batch_execute(&ahead), client.batch_execute(sql)).await;
+        first.and(then).map_err(Failed::Database)
     }
     /// Ends the transaction; what it wrote is durable when this returns.
-    pub async fn commit(mut self) -> Result<(), ApiError> {
-        self.end("COMMIT").await
+    pub async fn commit(self) -> Result<(), ApiError> {
+        self.commit_after(async |_| Ok(())).await
+    }
+    /// Does one thing more, and ends the transaction in the same go.
+    pub async fn commit_after(mut self, last: impl AsyncFnOnce(&Tx) -> Result<(), ApiError>) -> Result<(), ApiError> {
+        // Where the last thing failed, the COMMIT undoes.
+        let (done, ended) = join(last(&self), self.batch("COMMIT")).await;
+        done.and(ended)?;
+        drop(self.client.take());
+        Ok(())
     }
     /// Undoes the transaction.
     pub async fn rollback(mut self) -> Result<(), ApiError> {
         self.end("ROLLBACK").await
     }
+    /// Leaves a transaction that has written nothing; nobody waits for the database to hear of it.
+    pub fn leave(mut self) {
+        let Some(client) = self.client.take() else { return };
+        if self.is_unheard() {
+            return;
+        }
+        tokio::spawn(async move {
+            if client.batch_execute("ROLLBACK").await.is_err() {
+                drop(Object::take(client));
+            }
+        });
+    }
     async fn end(&mut self, how: &str) -> Result<(), ApiError> {
-        self.batch(how).await?;
+        if !self.is_unheard() {
+            self.batch(how).await?;
+        }
         // Back to the pool: there is nothing to undo.
         drop(self.client.take());
         Ok(())
@@ -97,7 +147,7 @@ impl Tx {
 
 impl Drop for Tx {
     fn drop(&mut self) {
-        if let Some(client) = self.client.take() {
+        if let Some(client) = self.client.take().filter(|_| !self.is_unheard()) {
             drop(Object::take(client));
         }
     }

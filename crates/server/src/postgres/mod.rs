@@ -46,6 +46,7 @@ use crate::issuer::Vouched;
 use crate::push_token::{WakeCall, Woken};
 use db::{Purpose, Tx, is_contended};
 use deadpool_postgres::Pool;
+use futures_util::future::{try_join, try_join_all, try_join3};
 use push::Looked;
 use registry::Registry;
 use scope::Scope;
@@ -288,7 +289,7 @@ impl Inner {
     async fn read<T>(&self, work: impl AsyncFnOnce(&Tx) -> Result<T, ApiError>) -> Result<T, ApiError> {
         let tx = Tx::begin(&self.pool, Purpose::Read).await?;
         let done = work(&tx).await?;
-        tx.rollback().await?;
+        tx.leave();
         Ok(done)
     }
 
@@ -361,21 +362,21 @@ impl Inner {
         }
         let (response, applied) = self
             .read(async move |tx| {
-                let registry = self.tables.current(tx).await?;
-                check_schema_version(registry.demanded, request)?;
                 // Of all the account's scopes; from the wall on, only those asked about are there.
-                let members = sharing::memberships(tx, &caller.account).await?;
-                let moved = sharing::moved(tx, caller, request).await?;
+                let looks = (self.tables.current(tx), sharing::memberships(tx, &caller.account), sharing::moved(tx, caller, request));
+                let (registry, members, moved) = try_join3(looks.0, looks.1, looks.2).await?;
+                check_schema_version(registry.demanded, request)?;
                 let names: Vec<&str> = request.scopes.iter().zip(&seen).filter(|s| *s.1).map(|s| s.0.scope.0.as_str()).collect();
-                wall::enter(tx, self.role.as_deref(), &names).await?;
+                let here = try_join_all(request.scopes.iter().map(|s| Scope::read(tx, &s.scope)));
+                let ((), here) = try_join(wall::enter(tx, self.role.as_deref(), &names), here).await?;
                 let mut scopes = Vec::with_capacity(request.scopes.len());
                 let mut applied = Vec::new();
-                for ((asked, receipt), seen) in request.scopes.iter().zip(receipts).zip(seen) {
+                for (((asked, receipt), seen), scope) in request.scopes.iter().zip(receipts).zip(seen).zip(here) {
                     if !seen {
                         scopes.push(ScopeAnswer { scope: asked.scope.clone(), absent: true, ..ScopeAnswer::default() });
                         continue;
                     }
-                    let (scope, _) = self.find(tx, &asked.scope).await?;
+                    let scope = scope.ok_or_else(ApiError::no_such_scope)?;
                     // A push was only looked at where the pasts agree; so they are compared once more for those without.
                     if let Some(common) = pull::compare_pasts(tx, &scope, self.history, asked).await? {
                         scopes.push(ScopeAnswer { scope: scope.id.clone(), history_changed: Some(common), ..ScopeAnswer::default() });
@@ -429,7 +430,10 @@ impl Inner {
         loop {
             let tx = Tx::begin(&self.pool, Purpose::Write).await?;
             match self.try_absorb(&tx, scope).await {
-                Ok(None) => return tx.rollback().await,
+                Ok(None) => {
+                    tx.leave();
+                    return Ok(());
+                }
                 Ok(moved) => {
                     tx.commit().await?;
                     self.wakes.moved(scope, moved);

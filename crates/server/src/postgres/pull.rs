@@ -7,6 +7,7 @@ use crate::postgres::journal;
 use crate::postgres::registry::Registry;
 use crate::postgres::rows::{COLUMNS, Kind, Record};
 use crate::postgres::scope::Scope;
+use futures_util::future::try_join3;
 use std::collections::HashSet;
 use syncline_core::{Chain, Cursor, Delta, HistoryId, Key, Limits, Position, Rows, RowsBuilder, ScopeAnswer, ScopeRequest, Seq};
 use tokio_postgres::types::Type;
@@ -59,7 +60,7 @@ pub async fn read_answer(
     receipt: Option<Receipt>,
     limits: &Limits,
 ) -> Result<ScopeAnswer, ApiError> {
-    let mut answer = ScopeAnswer { scope: scope.id.clone(), watermark: scope.watermark(tx, request.source).await?, ..ScopeAnswer::default() };
+    let mut answer = ScopeAnswer { scope: scope.id.clone(), ..ScopeAnswer::default() };
     let fresh = receipt.as_ref().and_then(|r| r.fresh.clone());
     answer.outcome = receipt.map(|r| r.outcome);
     let head = scope.seq;
@@ -68,6 +69,7 @@ pub async fn read_answer(
     let (from, after) = match &request.page {
         Some(page) => {
             if scope.chain_at(tx, page.head).await? != Some(page.chain) {
+                answer.watermark = scope.watermark(tx, request.source).await?;
                 answer.stage_void = true;
                 return Ok(answer);
             }
@@ -80,13 +82,17 @@ pub async fn read_answer(
     let skip = if request.hydrate && from.0 == 0 { request.page.as_ref().map_or(head, |p| p.head) } else { Seq(0) };
     let most = limits.page_bytes.saturating_mul(16);
     let bytes = (request.page_bytes as usize).clamp(1, most);
-    let (rows, next) = read_page(tx, registry, scope, &Reading { from, after, bytes, skip_gravestones_to: skip, own, to: head }).await?;
+    let what = Reading { from, after, bytes, skip_gravestones_to: skip, own, to: head };
+    let watermark = scope.watermark(tx, request.source);
+    let looks = (watermark, read_page(tx, registry, scope, &what), journal::to_send(tx, registry, scope, from, head));
+    let (watermark, (rows, next), journal) = try_join3(looks.0, looks.1, looks.2).await?;
+    answer.watermark = watermark;
     // Counted once per delta: counting costs the rows that are counted.
     let left = match &next {
         Some(next) if request.page.is_none() => rows_left(tx, scope, next).await?,
         _ => 0,
     };
-    let journal = if next.is_none() { journal::to_send(tx, registry, scope, from, head).await? } else { vec![] };
+    let journal = if next.is_none() { journal } else { vec![] };
     answer.delta =
         Some(Delta { scope: scope.id.clone(), from, to: head, chain, floor: scope.floor, digest: scope.digest, next, rows_left: left, rows, journal });
     Ok(answer)

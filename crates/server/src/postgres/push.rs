@@ -3,11 +3,12 @@
 
 use crate::accounts::Caller;
 use crate::api_error::ApiError;
-use crate::postgres::absorb::absorb;
+use crate::postgres::absorb::{absorb_of, writers};
 use crate::postgres::commit::{self, Mode, Receipt};
 use crate::postgres::db::{Purpose, Tx, is_contended};
 use crate::postgres::scope::Scope;
 use crate::postgres::{Inner, TRIES, pause, pull, sharing, wall};
+use futures_util::future::{try_join_all, try_join3};
 use std::collections::HashMap;
 use syncline_core::{MemberRole, Outcome, ScopeId, ScopeRequest, Seq, SyncRequest};
 
@@ -45,7 +46,8 @@ impl Looked {
 
 /// What one transaction came to.
 enum Tried {
-    Done(Vec<Looked>, Vec<(ScopeId, Seq)>),
+    /// Commit it, with the heads of the scopes that moved.
+    Done(Vec<Looked>, Vec<Scope>),
     /// Something objects to this one of the pushes.
     Objected(usize),
 }
@@ -79,8 +81,8 @@ impl Inner {
                     return Ok(looked.into_iter().map(Looked::held_back).collect());
                 }
                 Ok(Tried::Done(looked, moved)) => {
-                    tx.commit().await?;
-                    moved.into_iter().for_each(|(scope, seq)| self.wakes.moved(&scope, Some(seq)));
+                    tx.commit_after(async |tx| try_join_all(moved.iter().map(|s| s.save(tx))).await.map(drop)).await?;
+                    moved.iter().for_each(|s| self.wakes.moved(&s.id, Some(s.seq)));
                     return Ok(looked);
                 }
                 Ok(Tried::Objected(n)) => {
@@ -137,13 +139,16 @@ impl Inner {
                 tx.batch("SET CONSTRAINTS ALL DEFERRED").await?;
             }
             let before = scope.seq;
-            absorb(tx, &registry, &mut scope, &env).await?;
-            if pull::compare_pasts(tx, &scope, self.history, asked).await?.is_some() {
+            let pasts = pull::compare_pasts(tx, &scope, self.history, asked);
+            let (writers, common, known) = try_join3(writers(tx, &scope), pasts, scope.source(tx, asked.source)).await?;
+            absorb_of(tx, &registry, &mut scope, &env, writers).await?;
+            if common.is_some() {
                 looked.push(Looked::OtherPast);
             } else {
                 let what = commit::Asked {
                     device: caller.device_id,
                     source: asked.source,
+                    known,
                     seen: asked.cursor.map_or(Seq(0), |c| c.seq),
                     push,
                     limits: &self.limits,
@@ -156,8 +161,7 @@ impl Inner {
                 }
             }
             if scope.seq != before {
-                scope.save(tx).await?;
-                moved.push((scope.id, scope.seq));
+                moved.push(scope);
             }
         }
         Ok(Tried::Done(looked, moved))

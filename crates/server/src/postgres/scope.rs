@@ -17,6 +17,8 @@ pub struct Scope {
     pub digest: u64,
     /// Tombstones at or below it may be forgotten.
     pub floor: Seq,
+    /// The chain at its head, where it is known.
+    chain: Option<Chain>,
 }
 
 /// A bundle as the log names it.
@@ -35,7 +37,9 @@ pub struct Bundle {
     pub hash: u64,
 }
 
-const READ: &str = "SELECT seq, digest, floor FROM syncline.scope WHERE scope_id = $1";
+/// Whoever had to wait for the lock does not see the other's bundle in this statement: then there is no chain.
+const READ: &str = "SELECT s.seq, s.digest, s.floor, (SELECT b.chain FROM syncline.bundle b WHERE b.scope_id = s.scope_id AND b.seq = s.seq)
+  FROM syncline.scope s WHERE s.scope_id = $1";
 
 impl Scope {
     /// Reads a scope; `None` if there is none of this name.
@@ -44,12 +48,14 @@ impl Scope {
     }
     /// Reads a scope and takes its lock, until the end of the transaction: nobody else commits to it meanwhile.
     pub async fn lock(tx: &Tx, id: &ScopeId) -> Result<Option<Scope>, ApiError> {
-        Scope::select(tx, id, &format!("{READ} FOR NO KEY UPDATE")).await
+        Scope::select(tx, id, &format!("{READ} FOR NO KEY UPDATE OF s")).await
     }
     async fn select(tx: &Tx, id: &ScopeId, sql: &str) -> Result<Option<Scope>, ApiError> {
         let rows = tx.query(sql, &[(&id.0, Type::TEXT)]).await?;
         let number = |r: &tokio_postgres::Row, i| r.get::<_, i64>(i) as u64;
-        Ok(rows.first().map(|r| Scope { id: id.clone(), seq: Seq(number(r, 0)), digest: number(r, 1), floor: Seq(number(r, 2)) }))
+        let Some(r) = rows.first() else { return Ok(None) };
+        let chain = r.get::<_, Option<&[u8]>>(3).map(chain).transpose()?;
+        Ok(Some(Scope { id: id.clone(), seq: Seq(number(r, 0)), digest: number(r, 1), floor: Seq(number(r, 2)), chain }))
     }
     /// Moves the digest.
     pub fn add_digest(&mut self, moved: u64) {
@@ -63,10 +69,22 @@ impl Scope {
     }
     /// Appends a bundle to the log under the next number, and moves the head there.
     pub async fn append(&mut self, tx: &Tx, bundle: &Bundle, now_ms: i64) -> Result<Seq, ApiError> {
+        self.advance(tx, bundle).await?;
+        self.log(tx, bundle, now_ms).await?;
+        Ok(self.seq)
+    }
+    /// Moves the head to the next number, which is this bundle's; `log` is to follow.
+    pub async fn advance(&mut self, tx: &Tx, bundle: &Bundle) -> Result<(), ApiError> {
         let before = self.chain_at(tx, self.seq).await?.ok_or_else(|| ApiError::Internal("the chain has a gap".into()))?;
-        let Bundle { source, id, nonce, device, rows, hash } = bundle;
-        let chain = chain_of(&[&before.0, &source.0, &id.0.to_be_bytes(), &nonce.0.to_be_bytes(), &hash.to_be_bytes()]);
+        let Bundle { source, id, nonce, hash, .. } = bundle;
+        self.chain = Some(chain_of(&[&before.0, &source.0, &id.0.to_be_bytes(), &nonce.0.to_be_bytes(), &hash.to_be_bytes()]));
         self.seq = self.seq.next();
+        Ok(())
+    }
+    /// Writes the bundle that the head is at into the log.
+    pub async fn log(&self, tx: &Tx, bundle: &Bundle, now_ms: i64) -> Result<(), ApiError> {
+        let Bundle { source, id, nonce, device, rows, .. } = bundle;
+        let chain = self.chain.ok_or_else(|| ApiError::Internal("a bundle was not numbered".into()))?;
         let device = device.map(|d| d.0.to_vec());
         tx.query(
             "INSERT INTO syncline.bundle(scope_id, seq, source, id, nonce, device, at_ms, row_count, chain) VALUES($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -83,16 +101,19 @@ impl Scope {
             ],
         )
         .await?;
-        Ok(self.seq)
+        Ok(())
     }
     /// Returns the chain after a bundle; `None` if there is none.
     pub async fn chain_at(&self, tx: &Tx, seq: Seq) -> Result<Option<Chain>, ApiError> {
         if seq.0 == 0 {
             return Ok(Some(first_chain(&self.id)));
         }
+        if let Some(chain) = self.chain.filter(|_| seq == self.seq) {
+            return Ok(Some(chain));
+        }
         let sql = "SELECT chain FROM syncline.bundle WHERE scope_id = $1 AND seq = $2";
         let rows = tx.query(sql, &[(&self.id.0, Type::TEXT), (&(seq.0 as i64), Type::INT8)]).await?;
-        rows.first().map(|r| r.get::<_, &[u8]>(0).try_into().map(Chain).map_err(|e| internal("reading the chain", e))).transpose()
+        rows.first().map(|r| chain(r.get(0))).transpose()
     }
     /// Returns what was committed under a name.
     pub async fn find_bundle(&self, tx: &Tx, source: SourceId, id: BundleId) -> Result<Option<Acked>, ApiError> {
@@ -124,9 +145,14 @@ impl Scope {
     }
     /// Returns a source's last bundle.
     pub async fn watermark(&self, tx: &Tx, source: SourceId) -> Result<Option<Acked>, ApiError> {
-        match self.source(tx, source).await?.0 {
-            0 => Ok(None),
-            id => self.find_bundle(tx, source, BundleId(id)).await,
-        }
+        let sql = "SELECT b.id, b.nonce, b.seq FROM syncline.source s JOIN syncline.bundle b ON b.scope_id = s.scope_id AND b.source = s.source AND b.id = s.watermark
+                   WHERE s.scope_id = $1 AND s.source = $2";
+        let rows = tx.query(sql, &[(&self.id.0, Type::TEXT), (&&source.0[..], Type::BYTEA)]).await?;
+        let number = |r: &tokio_postgres::Row, i| r.get::<_, i64>(i) as u64;
+        Ok(rows.first().map(|r| Acked { source, id: BundleId(number(r, 0)), nonce: Nonce(number(r, 1)), seq: Seq(number(r, 2)) }))
     }
+}
+
+fn chain(bytes: &[u8]) -> Result<Chain, ApiError> {
+    bytes.try_into().map(Chain).map_err(|e| internal("reading the chain", e))
 }

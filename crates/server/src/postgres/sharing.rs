@@ -4,6 +4,7 @@ use crate::accounts::Caller;
 use crate::api_error::ApiError;
 use crate::postgres::db::{Tx, internal};
 use crate::postgres::members;
+use futures_util::future::try_join;
 use std::collections::HashSet;
 use syncline_core::digest::first_chain;
 use syncline_core::heads::check;
@@ -17,10 +18,10 @@ pub async fn may_see(tx: &Tx, caller: &Caller, scope: &ScopeId) -> Result<Member
 
 /// Lists what an account is and was a member of.
 pub async fn memberships(tx: &Tx, account: &str) -> Result<Memberships, ApiError> {
-    let mut now = members::scopes_of(tx, account).await?;
+    let (mut now, gone) = try_join(members::scopes_of(tx, account), members::former_scopes_of(tx, account)).await?;
     now.retain(|s| s.0.0 != account);
     let now = now.into_iter().map(|(scope_id, role)| ScopeInfo { scope_id, role }).collect();
-    Ok(Memberships { now, gone: members::former_scopes_of(tx, account).await? })
+    Ok(Memberships { now, gone })
 }
 
 /// Lists where the caller's scopes are: with the chain there.
