@@ -288,9 +288,9 @@ impl Inner {
     /// Runs `work` in one snapshot.
     async fn read<T>(&self, work: impl AsyncFnOnce(&Tx) -> Result<T, ApiError>) -> Result<T, ApiError> {
         let tx = Tx::begin(&self.pool, Purpose::Read).await?;
-        let done = work(&tx).await?;
+        let done = work(&tx).await;
         tx.leave();
-        Ok(done)
+        done
     }
 
     /// Runs `work` in one transaction, again where it met somebody else's; it is durable when this returns.
@@ -338,28 +338,29 @@ impl Inner {
                 Ok(seen)
             })
             .await?;
-        let mut receipts: Vec<Option<commit::Receipt>> = Vec::with_capacity(request.scopes.len());
-        let mut together = self.push_together(caller, request, &seen).await?;
-        for (asked, seen) in request.scopes.iter().zip(&mut seen) {
-            let looked = match &asked.push {
-                _ if !*seen => None,
-                Some(_) => match together.remove(&asked.scope) {
-                    Some(looked) => Some(looked),
-                    None => self.push(caller, &[asked]).await?.pop(),
-                },
-                None => {
-                    self.absorb(&asked.scope).await?;
-                    None
+        let pushing = async {
+            let mut receipts: Vec<Option<commit::Receipt>> = Vec::with_capacity(request.scopes.len());
+            let mut together = self.push_together(caller, request, &seen).await?;
+            for (asked, seen) in request.scopes.iter().zip(&mut seen) {
+                let looked = match &asked.push {
+                    _ if !*seen => None,
+                    Some(_) => match together.remove(&asked.scope) {
+                        Some(looked) => Some(looked),
+                        None => self.push(caller, &[asked]).await?.pop(),
+                    },
+                    None => None,
+                };
+                if matches!(looked, Some(Looked::Absent)) {
+                    if request.scopes.len() == 1 {
+                        return Err(ApiError::no_such_scope());
+                    }
+                    *seen = false;
                 }
-            };
-            if matches!(looked, Some(Looked::Absent)) {
-                if request.scopes.len() == 1 {
-                    return Err(ApiError::no_such_scope());
-                }
-                *seen = false;
+                receipts.push(looked.and_then(Looked::receipt));
             }
-            receipts.push(looked.and_then(Looked::receipt));
-        }
+            Ok::<_, ApiError>((receipts, seen))
+        };
+        let ((receipts, seen), ()) = try_join(pushing, self.absorb_others(caller, request)).await?;
         let (response, applied) = self
             .read(async move |tx| {
                 // Of all the account's scopes; from the wall on, only those asked about are there.
@@ -422,6 +423,19 @@ impl Inner {
         }
         accounts::touch(&tx, device, now_ms).await?;
         tx.commit().await
+    }
+
+    /// Gives what SQL clients wrote its numbers, in all of the caller's scopes that no push of the request absorbs: the answer says
+    /// which of them moved.
+    async fn absorb_others(&self, caller: &Caller, request: &SyncRequest) -> Result<(), ApiError> {
+        let pushed: Vec<&str> = request.scopes.iter().filter(|s| s.push.is_some()).map(|s| s.scope.0.as_str()).collect();
+        let sql = "SELECT DISTINCT scope_id FROM syncline.capture
+                   WHERE (scope_id = $1 OR scope_id IN (SELECT scope_id FROM syncline.member WHERE account = $1)) AND scope_id <> ALL($2)";
+        let written = self.read(async |tx| tx.query(sql, &[(&caller.account, Type::TEXT), (&pushed, Type::TEXT_ARRAY)]).await).await?;
+        for row in &written {
+            self.absorb(&ScopeId(row.get(0))).await?;
+        }
+        Ok(())
     }
 
     /// Gives what SQL clients wrote to a scope its numbers, if there is anything.
