@@ -57,12 +57,20 @@ pub struct Server {
 
 /// Starts one; `None` where it ended by itself.
 pub fn serve(url: &str) -> Option<Server> {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_syncline"))
-        .args(["serve", "--database", url, "--listen", "127.0.0.1:0"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    run(Path::new(env!("CARGO_BIN_EXE_syncline")), url)
+}
+
+/// Starts the nth server of a storm: every second one is the program of `SYNCLINE_STORM_OTHER`, another version's, if that is set.
+fn serve_nth(n: usize, url: &str) -> Option<Server> {
+    match std::env::var_os("SYNCLINE_STORM_OTHER").filter(|_| n % 2 == 1) {
+        Some(other) => run(Path::new(&other), url),
+        None => serve(url),
+    }
+}
+
+fn run(program: &Path, url: &str) -> Option<Server> {
+    let mut child =
+        Command::new(program).args(["serve", "--database", url, "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut line = String::new();
     // One that finds the database starting ends by itself.
     let told = BufReader::new(child.stdout.take().unwrap()).read_line(&mut line);
@@ -206,7 +214,7 @@ fn storm(size: &Size) {
     let pooler = size.pooled.then(|| Pooler::start(&cluster));
     let way = pooler.as_ref().map_or(url, |p| &p.url);
     let dir = tempfile::tempdir().unwrap();
-    let servers: Arc<Mutex<Vec<Option<Server>>>> = Arc::new(Mutex::new((0..size.servers).map(|_| serve(way)).collect()));
+    let servers: Arc<Mutex<Vec<Option<Server>>>> = Arc::new(Mutex::new((0..size.servers).map(|n| serve_nth(n, way)).collect()));
     let _ended = Ended(servers.clone());
     let balancer = balance(servers.clone());
     let mut devices: Vec<Device> = Vec::new();
@@ -257,7 +265,7 @@ fn kill_servers(servers: &Mutex<Vec<Option<Server>>>, url: &str, busy: &AtomicBo
         let gone = servers.lock().unwrap().get_mut(n).and_then(Option::take);
         deeds.servers_killed.fetch_add(u64::from(gone.is_some()), SeqCst);
         drop(gone);
-        let fresh = serve(url);
+        let fresh = serve_nth(n, url);
         let mut all = servers.lock().unwrap();
         all[n] = fresh;
         n = (n + 1) % all.len();
@@ -314,11 +322,11 @@ fn settle(servers: &Mutex<Vec<Option<Server>>>, url: &str, way: &str, devices: &
         assert!(Instant::now() < end, "the database does not come back");
         std::thread::sleep(Duration::from_millis(100));
     }
-    for server in servers.lock().unwrap().iter_mut().filter(|s| s.is_none()) {
+    for (n, server) in servers.lock().unwrap().iter_mut().enumerate().filter(|s| s.1.is_none()) {
         // A pooler finds out by itself, a moment later, that the database is back.
         while server.is_none() {
             assert!(Instant::now() < end, "a server does not start");
-            *server = serve(way);
+            *server = serve_nth(n, way);
         }
     }
     // Twice: what one device brings in the first round the others hear in the second.

@@ -296,8 +296,18 @@ impl Device {
     }
     /// Pulls all there is, page after page.
     pub fn pull(&mut self, store: &impl Authority) {
-        let answer = store.sync(&self.caller, self.asking()).unwrap().scopes.remove(0);
+        let answer = self.ask(store, self.asking()).scopes.remove(0);
         self.take(store, answer);
+    }
+    /// Asks until there is an answer: a connection to the database may have been killed.
+    fn ask(&self, store: &impl Authority, request: SyncRequest) -> SyncResponse {
+        for _ in 0..200 {
+            match store.sync(&self.caller, request.clone()) {
+                Err(ApiError::Unavailable(_)) => std::thread::sleep(std::time::Duration::from_millis(20)),
+                answer => return answer.unwrap(),
+            }
+        }
+        panic!("no answer");
     }
     fn take(&mut self, store: &impl Authority, answer: ScopeAnswer) {
         let mut delta = answer.delta.unwrap_or_else(|| panic!("{:?}", answer.history_changed));
@@ -306,9 +316,9 @@ impl Device {
             let Some(next) = delta.next else { break };
             let mut request = self.asking();
             request.scopes[0].page = Some(PageRequest { from: delta.from, after: next, head: delta.to, chain: delta.chain });
-            delta = store.sync(&self.caller, request).unwrap().scopes.remove(0).delta.unwrap();
+            delta = self.ask(store, request).scopes.remove(0).delta.unwrap();
         }
-        let history = store.sync(&self.caller, SyncRequest { version: VERSION, ..Default::default() }).unwrap().history;
+        let history = self.ask(store, SyncRequest { version: VERSION, ..Default::default() }).history;
         self.cursor = Some(Cursor { history, seq: delta.to, chain: delta.chain });
         assert_eq!(self.digest(), delta.digest, "the digest is not that of the rows");
     }
