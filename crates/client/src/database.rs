@@ -13,6 +13,7 @@ use crate::machine::Event;
 use crate::observe::{Hub, Origin};
 use crate::poll::Told;
 use crate::resolve::Resolver;
+use crate::room::renumbered_by_vacuum;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, Transaction, TransactionBehavior};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -626,27 +627,22 @@ impl Inner {
         Ok(())
     }
 
-    /// Overwrites the free pages of the file: after rows were taken away that nobody here may see any more. VACUUM would do, and give
-    /// rows without an INTEGER key new rowids, which an app's full-text index may point at. If somebody holds the file, the next sync does.
+    /// Rewrites the file after rows were taken away that nobody here may see any more: pages keep traces of what was once in them.
+    /// Where that might renumber rows (`renumbered_by_vacuum`), or the disk has no room for it, free pages are overwritten and no more. If
+    /// somebody holds the file, the next sync does it.
     pub fn wipe_if_due(&self) -> Result<(), Error> {
         if self.read(|conn| meta::<i64>(conn, "wipe"))?.is_none() {
             return Ok(());
         }
         let conn = self.connect()?;
+        let rewritten = renumbered_by_vacuum(&conn)?.is_none() && conn.execute_batch("VACUUM").is_ok();
         let wipe = || -> rusqlite::Result<i64> {
-            conn.execute_batch("PRAGMA secure_delete = ON; BEGIN IMMEDIATE; CREATE TABLE _syncline_wipe(x)")?;
-            let free: i64 = conn.query_row("PRAGMA freelist_count", [], |r| r.get(0))?;
-            // One row fills one page; pages that are freed are then overwritten.
-            conn.execute(
-                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
-                 INSERT INTO _syncline_wipe SELECT zeroblob(page_size - 200) FROM n, pragma_page_size",
-                [free.max(1)],
-            )?;
-            conn.execute_batch("DROP TABLE _syncline_wipe; COMMIT")?;
+            if !rewritten {
+                overwrite_free_pages(&conn)?;
+            }
             conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get(0))
         };
-        let wiped = wipe();
-        match wiped {
+        match wipe() {
             Ok(0) => self.note(&[("wipe", &rusqlite::types::Null)]),
             _ => Ok(()),
         }
@@ -664,4 +660,16 @@ impl Inner {
     pub fn connect(&self) -> Result<Connection, Error> {
         open_connection(&self.path, false)
     }
+}
+
+fn overwrite_free_pages(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch("PRAGMA secure_delete = ON; BEGIN IMMEDIATE; CREATE TABLE _syncline_wipe(x)")?;
+    let free: i64 = conn.query_row("PRAGMA freelist_count", [], |r| r.get(0))?;
+    // One row fills one page; pages that are freed are then overwritten.
+    conn.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+         INSERT INTO _syncline_wipe SELECT zeroblob(page_size - 200) FROM n, pragma_page_size",
+        [free.max(1)],
+    )?;
+    conn.execute_batch("DROP TABLE _syncline_wipe; COMMIT")
 }

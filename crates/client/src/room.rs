@@ -77,7 +77,7 @@ fn measure(conn: &Connection) -> Result<Room, Error> {
 
 /// Returns a table whose rowids VACUUM would not keep: one that has neither a number for a key nor any index. Something may refer
 /// to them, a full-text index for one.
-fn renumbered_by_vacuum(conn: &Connection) -> Result<Option<String>, Error> {
+pub(crate) fn renumbered_by_vacuum(conn: &Connection) -> Result<Option<String>, Error> {
     let sql = "SELECT l.name FROM pragma_table_list l WHERE l.schema = 'main' AND l.type = 'table' AND NOT l.wr
                  AND l.name NOT GLOB 'sqlite_*' AND l.name NOT GLOB '_syncline_*'
                  AND NOT EXISTS (SELECT 1 FROM pragma_index_list(l.name))

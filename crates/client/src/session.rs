@@ -70,6 +70,8 @@ struct Asked {
     /// Scopes that this sync has asked about, and those that found no room in the request.
     done: HashSet<i64>,
     wanted: HashSet<i64>,
+    /// Scopes that it asks about.
+    now: HashSet<i64>,
     /// Whether there were more scopes than one request asks about.
     left_out: bool,
 }
@@ -92,6 +94,8 @@ pub struct Session {
     wanted: HashSet<i64>,
     /// Scopes that this sync has asked about.
     done: HashSet<i64>,
+    /// Those of the last request, until it is answered.
+    unanswered: HashSet<i64>,
     /// Whether it has been said what the authority's schema lacks.
     announced: bool,
 }
@@ -107,6 +111,7 @@ impl Session {
             asked: Asked::default(),
             wanted: HashSet::new(),
             done: HashSet::new(),
+            unanswered: HashSet::new(),
             announced: false,
         }
     }
@@ -142,6 +147,7 @@ impl Session {
         let push = !self.summary.retries_exhausted;
         let announced = self.announced;
         let mut wanted = std::mem::take(&mut self.wanted);
+        wanted.extend(self.unanswered.drain());
         if self.summary.requests == 0 {
             wanted.insert(OWN);
         }
@@ -191,9 +197,11 @@ impl Session {
             asked.wanted = wanted;
             asked.wanted.retain(|n| scopes.iter().all(|s| s.n != *n));
             asked.done = done;
-            asked.done.extend(scopes.iter().map(|s| s.n));
+            asked.now = scopes.iter().map(|s| s.n).collect();
+            asked.done.extend(&asked.now);
             Ok((request, asked, behind))
         })?;
+        self.unanswered = std::mem::take(&mut asked.now);
         self.announced = true;
         if !behind.is_empty() {
             let behind = behind.join(", ");
@@ -270,6 +278,7 @@ impl Session {
     /// Takes an answer in, in one transaction that absorbs first.
     pub fn answer(&mut self, replica: &mut Replica, env: &mut Env, sent: &SyncRequest, answer: &SyncResponse) -> Result<Step> {
         let limits = self.limits;
+        self.unanswered.clear();
         let mut went = Went::default();
         let (figures, cursor) = replica.transact(env, |tx| {
             if !planted::on("apply_without_absorb") {

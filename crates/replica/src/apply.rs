@@ -46,6 +46,8 @@ pub struct Applied {
     pub(crate) seen: Option<HashSet<(i64, Key)>>,
     /// Tables that changed at all, by number.
     pub(crate) touched: HashSet<i64>,
+    /// Whether rows are offered again, because what was in their way may have moved.
+    pub(crate) unparked: bool,
     /// Rows at or below it are not here yet, and come once: a hydration of an empty scope, up to its first head.
     pub(crate) empty_up_to: Seq,
 }
@@ -254,7 +256,8 @@ impl Tx<'_> {
         self.settle_shelf(scope, out)?;
         self.forget_bases()?;
         self.forget_together()?;
-        self.unpark_waiting(scope, &out.touched)
+        out.unparked |= self.unpark_waiting(scope, &out.touched)?;
+        Ok(())
     }
 
     /// Marks this transaction as Syncline's own, so that triggers capture nothing; or ends that.

@@ -191,6 +191,10 @@ impl Tx<'_> {
         };
         self.join_apart(scope, t, key)?;
         let row = self.load_complete(scope, t, key)?;
+        // What was decided on is what the next refusal is measured by.
+        if let Some(server_row) = &conflict.refusal.server_row {
+            self.keep_base(scope, t, key, row.version, server_row)?;
+        }
         match &wanted {
             Some(values) => self.write_row(scope, t, &row, values, true)?,
             None if row.is_shown() => t.delete(self, scope, key)?,

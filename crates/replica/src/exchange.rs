@@ -389,6 +389,7 @@ impl Tx<'_> {
         }
         self.forget_tombstones(scope, delta.floor)?;
         out.rows_down += applied.rows;
+        out.again |= applied.unparked;
         out.hydrated = from.0 == 0;
         out.changed.append(&mut applied.changed);
         out.digest_differs = self.digest(scope.n)? != delta.digest && self.is_settled(scope)?;

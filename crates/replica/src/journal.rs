@@ -14,7 +14,7 @@ use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use syncline_core::digest::chain_of;
-use syncline_core::{Cell, Hlc, JournalEntry, Key, Lost, Policy, Seq, Stamp, Value, WriterId, elements};
+use syncline_core::{Cell, Hlc, JournalEntry, Key, Lost, LostReason, Policy, Seq, Stamp, Value, WriterId, elements};
 
 /// How long an entry is kept, in ms.
 pub const JOURNAL_MS: i64 = 30 * 24 * 60 * 60 * 1000;
@@ -244,8 +244,8 @@ impl Tx<'_> {
         Ok(out)
     }
 
-    /// Puts a value of the journal back: an ordinary new write. A counter gets what was lost added, a set its elements; of a
-    /// row that is gone and whose last image is still here, the row comes back. The entry stays. The id may be shortened.
+    /// Puts a value of the journal back: an ordinary new write. A counter gets what was lost added, a set its elements; a
+    /// row that is gone comes back: with its last image if that is still here, else with what the journal has of it and defaults. The entry stays. The id may be shortened.
     pub fn restore(&mut self, id: &str) -> Result<()> {
         self.absorb()?;
         let unknown = || Error::Refused(format!("no entry of the journal has the id `{id}`; `syncline journal` lists them"));
@@ -280,9 +280,13 @@ impl Tx<'_> {
             let mut set = syncline_core::ColSet::none();
             set.insert(c);
             t.update(self, &scope, &key, &state, &set).map(drop)
-        } else if row.is_new() || row.state.gravestone || (0..t.columns.len()).all(|c| row.state.cell(c).is_none()) {
-            return Err(Error::Refused(format!("the row is gone, and its other values with it; insert it anew with `{column}` = {lost}")));
         } else {
+            // Of a row that is gone altogether the journal knows what was edited; the other columns get their defaults.
+            for (c, value) in self.ended_with(&scope, &t, &key)? {
+                if state.cell(c).is_none() {
+                    state.set_cell(c, Some(Cell { stamp, value }));
+                }
+            }
             t.insert(self, &scope, &key, &state)
         };
         match written {
@@ -290,6 +294,20 @@ impl Tx<'_> {
             Err(e) => return Err(Error::Refused(format!("the value does not fit any more: {}", Clash::from_error(e)?.message))),
         }
         Ok(())
+    }
+
+    /// Lists the last values that the journal has of a row that is gone, by column.
+    fn ended_with(&self, scope: &Scope, t: &Table, key: &Key) -> Result<Vec<(usize, Value)>> {
+        let mut q = self
+            .conn
+            .prepare("SELECT col, lost FROM _syncline_journal WHERE scope = ?1 AND tbl = ?2 AND key = ?3 AND reason = ?4 ORDER BY lost_hlc DESC")
+            .doing("reading the journal")?;
+        let read = |r: &rusqlite::Row| Ok((r.get::<_, String>(0)?, crate::bind::value(r.get_ref(1)?)));
+        let found: Vec<(String, Value)> = q
+            .query_map(params![scope.n, t.n, key.0, LostReason::RowEnded.word()], read)
+            .and_then(Iterator::collect)
+            .doing("reading the journal")?;
+        Ok(found.into_iter().filter_map(|(name, value)| Some((t.column(&name).filter(|c| t.columns[*c].present)?, value))).collect())
     }
 
     /// Returns how many entries the journal has.

@@ -252,6 +252,9 @@ impl Tx<'_> {
             }
             out.changed.push((scope.n, *table, key.clone()));
         }
+        for (table, key) in &rows {
+            self.forget_images(*table, key)?;
+        }
         let own = self.scope(OWN)?;
         self.forget_scope(scope)?;
         // What stood in the way of others' rows is gone.
@@ -266,6 +269,26 @@ impl Tx<'_> {
                 rows.len()
             ),
         });
+        Ok(())
+    }
+
+    /// Forgets what a row was in scopes that it has moved away from: it cannot come back there.
+    fn forget_images(&mut self, table: i64, key: &Key) -> Result<()> {
+        let places: Vec<i64> = {
+            let mut q = self
+                .conn
+                .prepare_cached("SELECT scope FROM _syncline_row WHERE tbl = ?1 AND key = ?2 AND kind = 1 AND pend IS NULL")
+                .doing("losing a scope")?;
+            q.query_map(params![table, key.0], |r| r.get(0)).and_then(Iterator::collect).doing("losing a scope")?
+        };
+        let t = self.registry()?.get(table)?;
+        for n in places {
+            let at = self.scope(n)?;
+            let mut row = self.load_complete(&at, &t, key)?;
+            row.state.cells.iter_mut().for_each(|cell| *cell = None);
+            row.state.extras.clear();
+            self.save(&at, &t, &mut row)?;
+        }
         Ok(())
     }
 
@@ -317,7 +340,7 @@ impl Tx<'_> {
 
     /// Forgets all that the sidecar has of a scope.
     pub(crate) fn forget_scope(&mut self, scope: &Scope) -> Result<()> {
-        let tables = ["row", "parked", "shelved", "journal", "attempt", "checkpoint", "stage", "base", "apart"];
+        let tables = ["row", "parked", "shelved", "journal", "attempt", "checkpoint", "stage", "base", "apart", "asked", "together", "unread"];
         for table in tables {
             self.conn.execute(&format!("DELETE FROM _syncline_{table} WHERE scope = ?1"), [scope.n]).doing("forgetting a scope")?;
         }
@@ -330,6 +353,7 @@ impl Tx<'_> {
         self.cache.heads.remove(&scope.n);
         self.cache.digests.remove(&scope.n);
         self.cache.waiting = None;
+        self.cache.inbox_stale = true;
         Ok(())
     }
 

@@ -121,9 +121,9 @@ impl Tx<'_> {
     }
 
     /// Offers parked rows again that may have waited for a row of these tables. They get a new number of our sequence.
-    pub fn unpark_waiting(&mut self, scope: &Scope, touched: &HashSet<i64>) -> Result<()> {
+    pub fn unpark_waiting(&mut self, scope: &Scope, touched: &HashSet<i64>) -> Result<bool> {
         if touched.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let parked: Vec<(i64, Vec<u8>, String)> = {
             let mut q = self
@@ -134,6 +134,7 @@ impl Tx<'_> {
         };
         // A row that is offered again is itself what others may wait for.
         let (mut touched, mut parked) = (touched.clone(), parked);
+        let waited = parked.len();
         loop {
             let before = parked.len();
             for (table, key, reason) in std::mem::take(&mut parked) {
@@ -146,7 +147,7 @@ impl Tx<'_> {
                 }
             }
             if parked.len() == before {
-                return Ok(());
+                return Ok(before < waited);
             }
         }
     }
