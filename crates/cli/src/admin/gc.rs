@@ -7,8 +7,9 @@ use crate::when;
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 use std::time::Duration;
-use syncline_core::Seq;
+use syncline_core::{ScopeId, Seq};
 use syncline_replica::{Doing, Replica, Tx};
+use syncline_server::Postgres;
 use syncline_server::collect::{collect_some, raise_floor};
 use syncline_server::commit::absorb_foreign;
 use syncline_server::engine::system_env;
@@ -61,30 +62,60 @@ struct Collected {
 
 /// Collects scope by scope.
 pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
-    let Opened::Sqlite(conn) = args.place.open()? else {
-        return Err(failure(
-            Exit::Usage,
-            "this version collects in embedded authorities only; in PostgreSQL tombstones stay, which costs room and nothing else",
-        ));
+    let lines = match args.place.open()? {
+        Opened::Sqlite(conn) => in_file(conn, &args)?,
+        Opened::Postgres(postgres) => in_database(&postgres, &args)?,
     };
-    let mut replica = Replica::open(conn)?;
-    let scopes: Vec<String> = {
-        let mut q = replica.conn().prepare("SELECT scope_id FROM _syncline_scope WHERE scope_id <> '' ORDER BY n")?;
-        q.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?
-    };
-    if let Some(scope) = &args.scope
-        && !scopes.contains(scope)
-    {
-        return Err(failure(Exit::Usage, format!("there is no scope `{scope}`; `syncline admin accounts` lists accounts, whose own scopes bear their names")));
+    if out.json {
+        out.document(&lines)?;
+    } else {
+        let total = lines.iter().map(|l| l.collected).sum();
+        out.table(["scope", "floor", "collected"], lines.into_iter().map(|l| [l.scope_id, l.floor.to_string(), l.collected.to_string()]))?;
+        say(format!("{}; their keys are remembered, so that they stay deleted", count(total, "tombstone")));
     }
+    Ok(Exit::Done)
+}
+
+/// Leaves the scopes that are asked for, by name.
+fn asked_for<T>(scopes: Vec<(String, T)>, args: &Args) -> anyhow::Result<Vec<(String, T)>> {
+    let Some(only) = &args.scope else { return Ok(scopes) };
+    match scopes.into_iter().find(|s| s.0 == *only) {
+        Some(scope) => Ok(vec![scope]),
+        None => Err(failure(Exit::Usage, format!("there is no scope `{only}`; `syncline admin accounts` lists accounts, whose own scopes bear their names"))),
+    }
+}
+
+fn in_database(postgres: &Postgres, args: &Args) -> anyhow::Result<Vec<Collected>> {
     let before_ms = when::now_ms() - args.keep;
     let mut lines = Vec::new();
-    for scope_id in scopes.into_iter().filter(|s| args.scope.as_ref().is_none_or(|only| only == s)) {
+    let scopes = postgres.scopes()?.into_iter().map(|(scope, head)| (scope.0, head)).collect();
+    for (scope_id, head) in asked_for(scopes, args)? {
+        let scope = ScopeId(scope_id.clone());
+        let floor = match args.floor {
+            None => postgres.floor_at(&scope, before_ms)?,
+            Some(Floor::Head) => head,
+            Some(Floor::Seq(seq)) => Seq(seq).min(head),
+        };
+        let collected = postgres.collect(&scope, floor)?;
+        lines.push(Collected { scope_id, floor: floor.0, collected });
+    }
+    Ok(lines)
+}
+
+fn in_file(conn: rusqlite::Connection, args: &Args) -> anyhow::Result<Vec<Collected>> {
+    let mut replica = Replica::open(conn)?;
+    let scopes: Vec<(String, ())> = {
+        let mut q = replica.conn().prepare("SELECT scope_id FROM _syncline_scope WHERE scope_id <> '' ORDER BY n")?;
+        q.query_map([], |r| Ok((r.get(0)?, ())))?.collect::<Result<_, _>>()?
+    };
+    let before_ms = when::now_ms() - args.keep;
+    let mut lines = Vec::new();
+    for (scope_id, ()) in asked_for(scopes, args)? {
         let (floor, mut collected) = (floor_of(&mut replica, &scope_id, args.floor, before_ms)?, 0);
         loop {
             let done = replica.transact(&mut system_env(), |tx| {
                 absorb_foreign(tx)?;
-                let Some(scope) = tx.find_scope(&syncline_core::ScopeId(scope_id.clone()))? else { return Ok(0) };
+                let Some(scope) = tx.find_scope(&ScopeId(scope_id.clone()))? else { return Ok(0) };
                 let done = collect_some(tx, &scope, floor, STEP)?;
                 if done == 0 {
                     raise_floor(tx, &scope, floor)?;
@@ -99,19 +130,12 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
         }
         lines.push(Collected { scope_id, floor: floor.0, collected });
     }
-    if out.json {
-        out.document(&lines)?;
-    } else {
-        let total = lines.iter().map(|l| l.collected).sum();
-        out.table(["scope", "floor", "collected"], lines.into_iter().map(|l| [l.scope_id, l.floor.to_string(), l.collected.to_string()]))?;
-        say(format!("{}; their keys are remembered, so that they stay deleted", count(total, "tombstone")));
-    }
-    Ok(Exit::Done)
+    Ok(lines)
 }
 
 fn floor_of(replica: &mut Replica, scope_id: &str, asked: Option<Floor>, before_ms: i64) -> anyhow::Result<Seq> {
     Ok(replica.read(&mut system_env(), |tx: &mut Tx| {
-        let Some(scope) = tx.find_scope(&syncline_core::ScopeId(scope_id.to_owned()))? else { return Ok(Seq(0)) };
+        let Some(scope) = tx.find_scope(&ScopeId(scope_id.to_owned()))? else { return Ok(Seq(0)) };
         let head = tx.head(scope.n)?;
         let old = || -> syncline_replica::Result<Seq> {
             let sql = "SELECT seq FROM _syncline_bundle WHERE scope = ?1 AND at <= ?2 ORDER BY seq DESC LIMIT 1";
