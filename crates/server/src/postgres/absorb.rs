@@ -37,6 +37,11 @@ pub async fn absorb(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env) 
 
 /// The other transactions that wrote to a scope, in the order of their commits.
 pub async fn writers(tx: &Tx, scope: &Scope) -> Result<Vec<String>, ApiError> {
+    // There are none nearly always, and this is quickly asked.
+    let sql = "SELECT EXISTS (SELECT FROM syncline.capture WHERE scope_id = $1 AND tx <> pg_current_xact_id())";
+    if !tx.query_one(sql, &[(&scope.id.0, Type::TEXT)]).await?.get::<_, bool>(0) {
+        return Ok(vec![]);
+    }
     let sql = "SELECT c.tx::text FROM syncline.capture c LEFT JOIN syncline.writer_tx w ON w.tx = c.tx
                WHERE c.scope_id = $1 AND c.tx <> pg_current_xact_id() GROUP BY c.tx ORDER BY min(w.ord), max(c.id)";
     Ok(tx.query(sql, &[(&scope.id.0, Type::TEXT)]).await?.iter().map(|r| r.get(0)).collect())

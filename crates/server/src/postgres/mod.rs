@@ -46,7 +46,7 @@ use crate::issuer::Vouched;
 use crate::push_token::{WakeCall, Woken};
 use db::{Purpose, Tx, is_contended};
 use deadpool_postgres::Pool;
-use futures_util::future::{try_join, try_join_all, try_join3};
+use futures_util::future::{try_join, try_join_all, try_join4};
 use push::Looked;
 use registry::Registry;
 use scope::Scope;
@@ -324,83 +324,36 @@ impl Inner {
     async fn sync(self: &Arc<Inner>, caller: &Caller, request: &SyncRequest) -> Result<SyncResponse, ApiError> {
         check_request(request)?;
         self.tables.check_version(self, request).await?;
-        let mut seen = self
-            .read(async |tx| {
-                let mut seen = Vec::with_capacity(request.scopes.len());
-                for asked in &request.scopes {
-                    seen.push(match sharing::may_see(tx, caller, &asked.scope).await {
-                        Ok(_) => true,
-                        // Beside others it is answered; a request about nothing else is refused.
-                        Err(e) if e.code() == ApiError::no_such_scope().code() && request.scopes.len() > 1 => false,
-                        Err(e) => return Err(e),
-                    });
+        let mut seen = self.visible(caller, request).await?;
+        let mut receipts: Vec<Option<commit::Receipt>> = Vec::with_capacity(request.scopes.len());
+        let mut together = self.push_together(caller, request, &seen).await?;
+        for (asked, seen) in request.scopes.iter().zip(&mut seen) {
+            let looked = match &asked.push {
+                _ if !*seen => None,
+                Some(_) => match together.remove(&asked.scope) {
+                    Some(looked) => Some(looked),
+                    None => self.push(caller, &[asked]).await?.pop(),
+                },
+                None => None,
+            };
+            if matches!(looked, Some(Looked::Absent)) {
+                if request.scopes.len() == 1 {
+                    return Err(ApiError::no_such_scope());
                 }
-                Ok(seen)
-            })
-            .await?;
-        let pushing = async {
-            let mut receipts: Vec<Option<commit::Receipt>> = Vec::with_capacity(request.scopes.len());
-            let mut together = self.push_together(caller, request, &seen).await?;
-            for (asked, seen) in request.scopes.iter().zip(&mut seen) {
-                let looked = match &asked.push {
-                    _ if !*seen => None,
-                    Some(_) => match together.remove(&asked.scope) {
-                        Some(looked) => Some(looked),
-                        None => self.push(caller, &[asked]).await?.pop(),
-                    },
-                    None => None,
-                };
-                if matches!(looked, Some(Looked::Absent)) {
-                    if request.scopes.len() == 1 {
-                        return Err(ApiError::no_such_scope());
-                    }
-                    *seen = false;
-                }
-                receipts.push(looked.and_then(Looked::receipt));
+                *seen = false;
             }
-            Ok::<_, ApiError>((receipts, seen))
-        };
-        let ((receipts, seen), ()) = try_join(pushing, self.absorb_others(caller, request)).await?;
-        let (response, applied) = self
-            .read(async move |tx| {
-                // Of all the account's scopes; from the wall on, only those asked about are there.
-                let looks = (self.tables.current(tx), sharing::memberships(tx, &caller.account), sharing::moved(tx, caller, request));
-                let (registry, members, moved) = try_join3(looks.0, looks.1, looks.2).await?;
-                check_schema_version(registry.demanded, request)?;
-                let names: Vec<&str> = request.scopes.iter().zip(&seen).filter(|s| *s.1).map(|s| s.0.scope.0.as_str()).collect();
-                let here = try_join_all(request.scopes.iter().map(|s| Scope::read(tx, &s.scope)));
-                let ((), here) = try_join(wall::enter(tx, self.role.as_deref(), &names), here).await?;
-                let mut scopes = Vec::with_capacity(request.scopes.len());
-                let mut applied = Vec::new();
-                for (((asked, receipt), seen), scope) in request.scopes.iter().zip(receipts).zip(seen).zip(here) {
-                    if !seen {
-                        scopes.push(ScopeAnswer { scope: asked.scope.clone(), absent: true, ..ScopeAnswer::default() });
-                        continue;
-                    }
-                    let scope = scope.ok_or_else(ApiError::no_such_scope)?;
-                    // A push was only looked at where the pasts agree; so they are compared once more for those without.
-                    if let Some(common) = pull::compare_pasts(tx, &scope, self.history, asked).await? {
-                        scopes.push(ScopeAnswer { scope: scope.id.clone(), history_changed: Some(common), ..ScopeAnswer::default() });
-                        continue;
-                    }
-                    applied.extend(asked.cursor.map(|c| (asked.scope.clone(), c.seq)));
-                    scopes.push(pull::read_answer(tx, &registry, &scope, asked, receipt, &self.limits).await?);
-                }
-                let schema = registry.schema();
-                let members = (syncline_core::heads::members_hash(&members) != request.members).then_some(members);
-                let response = SyncResponse {
-                    version: syncline_core::VERSION,
-                    server_time_ms: self.env().now_ms,
-                    history: self.history,
-                    fingerprint: schema.fingerprint(),
-                    schema: request.schema_wanted.then_some(schema),
-                    scopes,
-                    members,
-                    moved,
-                };
-                Ok((response, applied))
-            })
-            .await?;
+            receipts.push(looked.and_then(Looked::receipt));
+        }
+        let mut answered = self.answer(caller, request, &mut receipts, &seen, true).await?;
+        if let Answered::Later(written) = &answered {
+            // All that was there when the request came has its number then.
+            for scope in written {
+                self.absorb(scope).await?;
+            }
+            answered = self.answer(caller, request, &mut receipts, &seen, false).await?;
+        }
+        let Answered::Now(response, applied) = answered else { return Err(ApiError::Internal("an answer was put off twice".into())) };
+        let response = *response;
         let (inner, device, handed) = (self.clone(), caller.device_id, handed_out(&response));
         // Late is safe: until then less is forgotten for the device's sake.
         tokio::spawn(async move {
@@ -410,6 +363,72 @@ impl Inner {
             }
         });
         Ok(response)
+    }
+
+    /// Which of the scopes of a request the caller sees. Beside others, one that it does not see is answered; a request about nothing
+    /// else is refused.
+    async fn visible(&self, caller: &Caller, request: &SyncRequest) -> Result<Vec<bool>, ApiError> {
+        if request.scopes.iter().all(|s| s.scope.0 == caller.account) {
+            return Ok(vec![true; request.scopes.len()]);
+        }
+        let scopes = self.read(async |tx| members::scopes_of(tx, &caller.account).await).await?;
+        let seen: std::collections::HashSet<&ScopeId> = scopes.iter().map(|s| &s.0).collect();
+        let seen: Vec<bool> = request.scopes.iter().map(|s| seen.contains(&s.scope)).collect();
+        if seen == [false] { Err(ApiError::no_such_scope()) } else { Ok(seen) }
+    }
+
+    /// Reads the answer in one snapshot; with `look`, not where SQL clients have written something that has no number yet.
+    async fn answer(
+        &self,
+        caller: &Caller,
+        request: &SyncRequest,
+        receipts: &mut [Option<commit::Receipt>],
+        seen: &[bool],
+        look: bool,
+    ) -> Result<Answered, ApiError> {
+        self.read(async move |tx| {
+            // Of all the account's scopes; from the wall on, only those asked about are there.
+            let written = sharing::written(tx, &caller.account);
+            let looks = (self.tables.current(tx), sharing::memberships(tx, &caller.account), sharing::moved(tx, caller, request));
+            let (written, registry, members, moved) = try_join4(written, looks.0, looks.1, looks.2).await?;
+            if look && !written.is_empty() {
+                return Ok(Answered::Later(written));
+            }
+            check_schema_version(registry.demanded, request)?;
+            let names: Vec<&str> = request.scopes.iter().zip(seen).filter(|s| *s.1).map(|s| s.0.scope.0.as_str()).collect();
+            let here = try_join_all(request.scopes.iter().map(|s| Scope::read(tx, &s.scope)));
+            let ((), here) = try_join(wall::enter(tx, self.role.as_deref(), &names), here).await?;
+            let mut scopes = Vec::with_capacity(request.scopes.len());
+            let mut applied = Vec::new();
+            for (((asked, receipt), seen), scope) in request.scopes.iter().zip(receipts.iter_mut()).zip(seen).zip(here) {
+                if !seen {
+                    scopes.push(ScopeAnswer { scope: asked.scope.clone(), absent: true, ..ScopeAnswer::default() });
+                    continue;
+                }
+                let scope = scope.ok_or_else(ApiError::no_such_scope)?;
+                // A push was only looked at where the pasts agree; so they are compared once more for those without.
+                if let Some(common) = pull::compare_pasts(tx, &scope, self.history, asked).await? {
+                    scopes.push(ScopeAnswer { scope: scope.id.clone(), history_changed: Some(common), ..ScopeAnswer::default() });
+                    continue;
+                }
+                applied.extend(asked.cursor.map(|c| (asked.scope.clone(), c.seq)));
+                scopes.push(pull::read_answer(tx, &registry, &scope, asked, receipt.take(), &self.limits).await?);
+            }
+            let schema = registry.schema();
+            let members = (syncline_core::heads::members_hash(&members) != request.members).then_some(members);
+            let response = SyncResponse {
+                version: syncline_core::VERSION,
+                server_time_ms: self.env().now_ms,
+                history: self.history,
+                fingerprint: schema.fingerprint(),
+                schema: request.schema_wanted.then_some(schema),
+                scopes,
+                members,
+                moved,
+            };
+            Ok(Answered::Now(Box::new(response), applied))
+        })
+        .await
     }
 
     async fn note(&self, device: DeviceId, applied: &[(ScopeId, Seq)], handed: &[(ScopeId, Seq)]) -> Result<(), ApiError> {
@@ -423,19 +442,6 @@ impl Inner {
         }
         accounts::touch(&tx, device, now_ms).await?;
         tx.commit().await
-    }
-
-    /// Gives what SQL clients wrote its numbers, in all of the caller's scopes that no push of the request absorbs: the answer says
-    /// which of them moved.
-    async fn absorb_others(&self, caller: &Caller, request: &SyncRequest) -> Result<(), ApiError> {
-        let pushed: Vec<&str> = request.scopes.iter().filter(|s| s.push.is_some()).map(|s| s.scope.0.as_str()).collect();
-        let sql = "SELECT DISTINCT scope_id FROM syncline.capture
-                   WHERE (scope_id = $1 OR scope_id IN (SELECT scope_id FROM syncline.member WHERE account = $1)) AND scope_id <> ALL($2)";
-        let written = self.read(async |tx| tx.query(sql, &[(&caller.account, Type::TEXT), (&pushed, Type::TEXT_ARRAY)]).await).await?;
-        for row in &written {
-            self.absorb(&ScopeId(row.get(0))).await?;
-        }
-        Ok(())
     }
 
     /// Gives what SQL clients wrote to a scope its numbers, if there is anything.
@@ -479,6 +485,14 @@ impl Inner {
         // Captures that came to nothing are gone from the log: that, too, is to be committed.
         Ok(Some(locked.seq.max(before)))
     }
+}
+
+/// What reading an answer came to.
+enum Answered {
+    /// It, and how far the device has applied its scopes.
+    Now(Box<SyncResponse>, Vec<(ScopeId, Seq)>),
+    /// First what was written to these scopes must have its number.
+    Later(Vec<ScopeId>),
 }
 
 async fn pause(tries: u32) {

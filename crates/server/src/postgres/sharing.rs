@@ -2,9 +2,9 @@
 
 use crate::accounts::Caller;
 use crate::api_error::ApiError;
+use crate::members as shared;
 use crate::postgres::db::{Tx, internal};
 use crate::postgres::members;
-use futures_util::future::try_join;
 use std::collections::HashSet;
 use syncline_core::digest::first_chain;
 use syncline_core::heads::check;
@@ -18,10 +18,24 @@ pub async fn may_see(tx: &Tx, caller: &Caller, scope: &ScopeId) -> Result<Member
 
 /// Lists what an account is and was a member of.
 pub async fn memberships(tx: &Tx, account: &str) -> Result<Memberships, ApiError> {
-    let (mut now, gone) = try_join(members::scopes_of(tx, account), members::former_scopes_of(tx, account)).await?;
-    now.retain(|s| s.0.0 != account);
-    let now = now.into_iter().map(|(scope_id, role)| ScopeInfo { scope_id, role }).collect();
-    Ok(Memberships { now, gone })
+    let sql = "SELECT scope_id, role FROM syncline.member WHERE account = $1
+               UNION ALL SELECT scope_id, NULL FROM syncline.former WHERE account = $1 ORDER BY scope_id";
+    let mut out = Memberships::default();
+    for row in tx.query(sql, &[(&account, Type::TEXT)]).await? {
+        let scope_id = ScopeId(row.get(0));
+        match row.get::<_, Option<&str>>(1) {
+            Some(role) => out.now.push(ScopeInfo { scope_id, role: shared::role(role)? }),
+            None => out.gone.push(scope_id),
+        }
+    }
+    Ok(out)
+}
+
+/// Lists the account's scopes that SQL clients have written to and that have no number for it yet.
+pub async fn written(tx: &Tx, account: &str) -> Result<Vec<ScopeId>, ApiError> {
+    let sql = "SELECT DISTINCT scope_id FROM syncline.capture
+               WHERE scope_id = $1 OR scope_id IN (SELECT scope_id FROM syncline.member WHERE account = $1)";
+    Ok(tx.query(sql, &[(&account, Type::TEXT)]).await?.iter().map(|r| ScopeId(r.get(0))).collect())
 }
 
 /// Lists where the caller's scopes are: with the chain there.

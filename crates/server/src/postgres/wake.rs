@@ -24,8 +24,6 @@ const HEADS: Duration = Duration::from_secs(1);
 const WATCHED: Duration = Duration::from_secs(12);
 /// How often a server with streams tells that it lives.
 const SEEN: Duration = Duration::from_secs(5);
-/// How long wakes are gathered before they go out together.
-const GATHER: Duration = Duration::from_millis(1);
 /// Scopes in one message; PostgreSQL takes 8,000 bytes, and a name has 200 at most.
 const TOLD: usize = 30;
 /// How long to wait before listening is tried again.
@@ -87,7 +85,7 @@ impl Wakes {
 pub async fn notify(inner: Arc<Inner>) {
     loop {
         inner.wakes.some.notified().await;
-        tokio::time::sleep(GATHER).await;
+        // What moves while this is on its way goes out together with the next.
         for told in inner.wakes.take().chunks(TOLD) {
             let text = serde_json::to_string(told).unwrap_or_default();
             if let Err(e) = send(&inner, &text).await {
