@@ -72,7 +72,7 @@ impl Tx<'_> {
                 writer: l.lost.stamp.writer,
                 won,
                 reason: l.reason.word().into(),
-                at: self.env.now_ms,
+                at: self.journal_now()?,
             };
             self.keep_journal(scope, t.n, &entry, seq)?;
         }
@@ -80,6 +80,11 @@ impl Tx<'_> {
             self.prune_journal()?;
         }
         Ok(())
+    }
+
+    /// The time by which entries age: a device whose clock is years off keeps what others noted today.
+    pub(crate) fn journal_now(&self) -> Result<i64> {
+        Ok(self.env.now_ms.saturating_add(self.clock_shift()?))
     }
 
     /// Notes a value that its column's policy does not take.
@@ -94,7 +99,7 @@ impl Tx<'_> {
             writer: lost.stamp.writer,
             won: row.state.cell(c).map(|x| x.value.clone()).unwrap_or_default(),
             reason: "type".into(),
-            at: self.env.now_ms,
+            at: self.journal_now()?,
         };
         let seq = if self.role == Role::Authority { self.head(scope.n)?.next() } else { Seq(0) };
         self.keep_journal(scope, t.n, &entry, seq)?;
@@ -187,7 +192,7 @@ impl Tx<'_> {
 
     /// Lets go of what is too old, too many or too large, oldest first.
     pub fn prune_journal(&mut self) -> Result<()> {
-        let old = self.env.now_ms - JOURNAL_MS;
+        let old = self.journal_now()? - JOURNAL_MS;
         self.conn.prepare_cached("DELETE FROM _syncline_journal WHERE at < ?1").and_then(|mut q| q.execute([old])).doing("pruning the journal")?;
         let (rows, bytes): (i64, i64) = self
             .conn
@@ -216,7 +221,7 @@ impl Tx<'_> {
             .conn
             .prepare("SELECT id, tbl, key, col, lost, lost_writer, won, at, reason FROM _syncline_journal WHERE at >= ?1 ORDER BY at DESC, id LIMIT ?2")
             .doing("reading the journal")?;
-        let mut rows = q.query(params![self.env.now_ms - JOURNAL_MS, limit as i64]).doing("reading the journal")?;
+        let mut rows = q.query(params![self.journal_now()? - JOURNAL_MS, limit as i64]).doing("reading the journal")?;
         let mut out = Vec::new();
         while let Some(r) = rows.next().doing("reading the journal")? {
             let read = || -> rusqlite::Result<(i64, Vec<u8>, Journalled)> {
@@ -303,10 +308,8 @@ impl Tx<'_> {
             .prepare("SELECT col, lost FROM _syncline_journal WHERE scope = ?1 AND tbl = ?2 AND key = ?3 AND reason = ?4 ORDER BY lost_hlc DESC")
             .doing("reading the journal")?;
         let read = |r: &rusqlite::Row| Ok((r.get::<_, String>(0)?, crate::bind::value(r.get_ref(1)?)));
-        let found: Vec<(String, Value)> = q
-            .query_map(params![scope.n, t.n, key.0, LostReason::RowEnded.word()], read)
-            .and_then(Iterator::collect)
-            .doing("reading the journal")?;
+        let found: Vec<(String, Value)> =
+            q.query_map(params![scope.n, t.n, key.0, LostReason::RowEnded.word()], read).and_then(Iterator::collect).doing("reading the journal")?;
         Ok(found.into_iter().filter_map(|(name, value)| Some((t.column(&name).filter(|c| t.columns[*c].present)?, value))).collect())
     }
 

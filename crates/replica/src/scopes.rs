@@ -328,7 +328,7 @@ impl Tx<'_> {
                     writer: cell.stamp.writer,
                     won: Default::default(),
                     reason: "row_ended".into(),
-                    at: self.env.now_ms,
+                    at: self.journal_now()?,
                 });
             }
         }

@@ -239,6 +239,12 @@ impl Party {
     /// Checks, after a calm, who has what: members have the authority's rows, and nobody else has any; a table shows what is at home
     /// where it says; nothing is left of scopes that were lost.
     pub fn check(&self) -> Check {
+        for (table, column) in [("items", "list_id"), ("jobs", "team")] {
+            let sql = format!("SELECT id, {column} || ' in ' || scope_id FROM {table} WHERE {column} <> scope_id");
+            if let Some((id, place)) = rows(self.authority.replica.conn(), &sql)?.first() {
+                return Err(format!("PLACE of {table} {id}: {place}"));
+            }
+        }
         for (d, peer) in self.peers.iter().enumerate() {
             let conn = peer.replica.conn();
             let at = |what: &str| format!("{what} at device {d} ({})", peer.account);
@@ -269,6 +275,11 @@ impl Party {
             )?;
             if left > 0 {
                 return Err(at("LEFT something of a lost scope"));
+            }
+            let parked =
+                "SELECT p.reason, s.scope_id FROM _syncline_parked p JOIN _syncline_scope s ON s.n = p.scope WHERE s.n = 1 OR s.role IN ('writer', 'admin')";
+            if let Some((reason, scope)) = rows(conn, parked)?.first() {
+                return Err(at(&format!("PARKED for ever in {scope} ({reason})")));
             }
             self.check_tables(d, &roles).map_err(|e| at(&e))?;
         }

@@ -54,6 +54,8 @@ struct Shared {
     up: AtomicU64,
     down: AtomicU64,
     connections: AtomicU64,
+    /// Once so many bytes came from devices, no more are passed on.
+    hold: AtomicU64,
     /// What the server said last on a connection that passed.
     said: Mutex<Vec<u8>>,
 }
@@ -68,6 +70,7 @@ impl Proxy {
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            hold: AtomicU64::new(u64::MAX),
             said: Mutex::default(),
         });
         let own = shared.clone();
@@ -92,6 +95,10 @@ impl Proxy {
     /// Returns bytes from devices since the last `count`.
     pub fn up(&self) -> u64 {
         self.shared.up.load(SeqCst)
+    }
+    /// Passes no more on from devices than so many bytes since the last `count`: whoever waits for them may be sure to see them go by.
+    pub fn hold_at(&self, bytes: u64) {
+        self.shared.hold.store(bytes, SeqCst);
     }
     /// Returns bytes from the server so far.
     pub fn down(&self) -> u64 {
@@ -143,14 +150,15 @@ fn serve(mut device: TcpStream, server: &str, shared: &Arc<Shared>) {
     }
     let (device2, server2) = (device.try_clone().unwrap(), server.try_clone().unwrap());
     let (own, of_up) = (shared.clone(), mode.clone());
-    let up = std::thread::spawn(move || copy(device2, server2, &own.up, &of_up, true, None));
+    let up = std::thread::spawn(move || copy(device2, server2, &own.up, &of_up, Some(&own.hold), None));
     let record = matches!(mode, Mode::Pass).then_some(&shared.said);
-    copy(server, device, &shared.down, &mode, false, record);
+    copy(server, device, &shared.down, &mode, None, record);
     let _ = up.join();
 }
 
 /// Copies one way until an end closes or the mode says so; then cuts both ways.
-fn copy(mut from: TcpStream, mut to: TcpStream, count: &AtomicU64, mode: &Mode, up: bool, record: Option<&Mutex<Vec<u8>>>) {
+fn copy(mut from: TcpStream, mut to: TcpStream, count: &AtomicU64, mode: &Mode, hold: Option<&AtomicU64>, record: Option<&Mutex<Vec<u8>>>) {
+    let up = hold.is_some();
     let most = match (mode, up) {
         (Mode::CutUp(n), true) | (Mode::CutDown(n), false) => *n,
         (Mode::LoseAnswer, false) => 0,
@@ -196,6 +204,9 @@ fn copy(mut from: TcpStream, mut to: TcpStream, count: &AtomicU64, mode: &Mode, 
         }
         count.fetch_add(passed, SeqCst);
         at += passed;
+        while hold.is_some_and(|hold| count.load(SeqCst) >= hold.load(SeqCst)) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if passed < n || at == most {
             break;
         }
