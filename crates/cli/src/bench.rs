@@ -7,18 +7,21 @@
 mod bed;
 mod bulk;
 mod catch_up;
+mod fleet;
 mod latency;
 mod local;
 mod memory;
 mod merge;
 mod proxy;
 mod row;
+mod watchers;
 mod wire;
 
 use crate::exit::Exit;
 use crate::output::{Output, say};
 use clap::ValueEnum;
 use row::Row;
+use std::path::PathBuf;
 
 /// Measures what sync costs here, as ratios to plain SQLite
 #[derive(clap::Args)]
@@ -40,6 +43,15 @@ pub struct Args {
     /// Only this part; may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<Part>,
+    /// Plays idle watchers of this server
+    #[arg(long, value_name = "ADDRESS", hide = true)]
+    watch_at: Option<String>,
+    /// Plays devices of this server
+    #[arg(long, value_name = "ADDRESS", hide = true, requires = "fleet_in")]
+    fleet_at: Option<String>,
+    /// In this directory
+    #[arg(long, value_name = "DIR", hide = true)]
+    fleet_in: Option<PathBuf>,
 }
 
 /// What can be measured on its own.
@@ -65,6 +77,10 @@ enum Part {
     CatchUp,
     /// Merging under each policy
     Merge,
+    /// 10,000 idle watchers of one server; only where it is named
+    Watchers,
+    /// 1,000 devices at work; only where it is named
+    Fleet,
 }
 
 /// How much is measured.
@@ -80,6 +96,12 @@ pub struct Amount {
 
 /// Measures and prints; a budget that does not hold is a result, not an error.
 pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
+    if let Some(address) = &args.watch_at {
+        return watchers::watch_at(address).map(|()| Exit::Done);
+    }
+    if let (Some(address), Some(dir)) = (&args.fleet_at, &args.fleet_in) {
+        return fleet::fleet_at(address, dir).map(|()| Exit::Done);
+    }
     let amount = match (args.quick, args.full) {
         (true, _) => Amount { rows: 10_000, memory_rows: 20_000, runs: 2 },
         (_, full) => Amount { rows: 100_000, memory_rows: if full { 1_000_000 } else { 200_000 }, runs: 3 },
@@ -90,7 +112,9 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     }
     let mut rows: Vec<Row> = Vec::new();
     for part in Part::value_variants() {
-        if !args.only.is_empty() && !args.only.contains(part) {
+        // These two take minutes and most of the machine.
+        let named_only = matches!(part, Part::Watchers | Part::Fleet);
+        if !args.only.contains(part) && (named_only || !args.only.is_empty()) {
             continue;
         }
         let name = part.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
@@ -106,6 +130,8 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
             Part::Memory => memory::measure(amount)?,
             Part::CatchUp => catch_up::measure(amount)?,
             Part::Merge => merge::measure(amount)?,
+            Part::Watchers => watchers::measure(args.quick)?,
+            Part::Fleet => fleet::measure(args.quick)?,
         };
         rows.extend(found.into_iter().map(|row| row.of(&name)));
     }

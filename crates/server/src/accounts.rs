@@ -275,6 +275,15 @@ pub fn revoke(conn: &Connection, account: Option<&str>, device: DeviceId, seal_k
     }
 }
 
+/// Refuses a device that is revoked. Reads only.
+pub fn check_device(conn: &Connection, device: DeviceId) -> Result<(), ApiError> {
+    let revoked = conn.prepare_cached("SELECT revoked_ms IS NOT NULL FROM _syncline_device WHERE device_id = ?1")?.query_row([device.0], |r| r.get(0));
+    match revoked.optional()? {
+        Some(false) => Ok(()),
+        _ => Err(ApiError::DeviceRevoked(SealKey::default())),
+    }
+}
+
 /// Gives a device of the account another name.
 pub fn rename(conn: &Connection, account: &str, device: DeviceId, name: &str) -> Result<(), ApiError> {
     check_device_name(name)?;

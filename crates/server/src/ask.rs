@@ -59,6 +59,11 @@ impl Ask {
         matches!(self, Ask::Scopes | Ask::Members(_) | Ask::SealKey(_) | Ask::Acquaintances | Ask::PushState)
     }
 
+    /// Whether somebody may see more or less afterwards.
+    pub fn moves_rights(&self) -> bool {
+        matches!(self, Ask::CreateScope(_) | Ask::Accept(_) | Ask::SetRole(..) | Ask::Remove(..))
+    }
+
     /// Returns what the request makes, in words that tell it from what else may be made under one key; `None` where nothing is.
     fn makes(&self) -> Option<String> {
         match self {

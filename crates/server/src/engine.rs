@@ -31,6 +31,8 @@ const SMALL_ROWS: usize = 200;
 const GROUP_MAX: usize = 256;
 /// How often the database is looked at for writes of other programs.
 const FOREIGN_POLL: Duration = Duration::from_millis(200);
+/// How often a stream's rights are read again although nothing has changed them: members that somebody wrote past the engine.
+const RECHECK: Duration = Duration::from_secs(60);
 /// Wakes that a slow stream may fall behind before it reads its heads anew.
 const WAKES: usize = 4_096;
 
@@ -68,6 +70,10 @@ pub struct Watch {
     pub heads: Vec<(ScopeId, Seq)>,
     /// Every scope's new head after each commit; not only the caller's.
     pub changes: broadcast::Receiver<(ScopeId, Seq)>,
+    /// Changes whenever anybody's rights may have, where the store can tell: the heads are to be read again soon.
+    pub rights: Option<tokio::sync::watch::Receiver<u64>>,
+    /// How often they are to be read again in any case.
+    pub recheck: Duration,
 }
 
 type Reply = Box<dyn FnOnce(Result<(), ApiError>) + Send>;
@@ -88,6 +94,8 @@ pub struct Engine {
     readers: Mutex<Vec<(u64, Replica)>>,
     schema: AtomicU64,
     wakes: broadcast::Sender<(ScopeId, Seq)>,
+    /// Nobody else writes accounts, devices and members while this serves, so their changes need not be looked for.
+    rights: tokio::sync::watch::Sender<u64>,
     served: Arc<Served>,
     _lock: File,
 }
@@ -186,6 +194,7 @@ impl Engine {
             readers: Mutex::new(Vec::new()),
             schema: AtomicU64::new(0),
             wakes,
+            rights: tokio::sync::watch::Sender::new(0),
             served,
             _lock: lock,
         })
@@ -337,7 +346,9 @@ impl Engine {
     pub fn revoke(&self, caller: &Caller, device: DeviceId) -> Result<(), ApiError> {
         let account = caller.account.clone();
         let seal_key = random_bytes()?;
-        self.write(false, move |tx, _| accounts::revoke(tx.conn, Some(&account), device, seal_key, tx.env.now_ms))
+        self.write(false, move |tx, _| accounts::revoke(tx.conn, Some(&account), device, seal_key, tx.env.now_ms))?;
+        self.rights.send_modify(|n| *n += 1);
+        Ok(())
     }
 
     /// Takes an issuer's token, found genuine, as an enrolment token for one device.
@@ -362,7 +373,8 @@ impl Engine {
         if what.reads_only() {
             return self.read(|tx| what.answer(tx.conn, &caller, [0; 32], tx.env.now_ms));
         }
-        self.write(false, move |tx, _| {
+        let moves_rights = what.moves_rights();
+        let answer = self.write(false, move |tx, _| {
             let random = random_bytes()?;
             let secret = match tx.meta::<[u8; 32]>("seed_secret")? {
                 Some(secret) => secret,
@@ -373,14 +385,19 @@ impl Engine {
             };
             let seed = what.seed(&caller, key.as_deref(), &secret, random_bytes()?);
             what.answer(tx.conn, &caller, seed, tx.env.now_ms)
-        })
+        })?;
+        if moves_rights {
+            self.rights.send_modify(|n| *n += 1);
+        }
+        Ok(answer)
     }
 
-    /// Returns the heads of the caller's scopes, and a receiver that is told (scope, seq) after each commit.
+    /// Returns the heads of the caller's scopes, and a receiver that is told (scope, seq) after each commit. Refuses a revoked device.
     pub fn watch(&self, caller: &Caller) -> Result<Watch, ApiError> {
         // Subscribe first: a commit between the two is told twice rather than never.
-        let changes = self.wakes.subscribe();
+        let (changes, rights) = (self.wakes.subscribe(), Some(self.rights.subscribe()));
         let heads = self.read(|tx| {
+            accounts::check_device(tx.conn, caller.device_id)?;
             let mut heads = Vec::new();
             for (scope, _) in members::scopes_of(tx.conn, &caller.account)? {
                 let (scope, _) = may_see(tx, caller, &scope)?;
@@ -388,7 +405,7 @@ impl Engine {
             }
             Ok(heads)
         })?;
-        Ok(Watch { heads, changes })
+        Ok(Watch { heads, changes, rights, recheck: RECHECK })
     }
 
     /// Gives what others wrote straight into the tables its number, if there is any.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use rusqlite::{Connection, params};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -191,6 +191,14 @@ impl Bed {
         tasks.filter_map(|task| cpu_of(&task.path().join("schedstat"))).sum()
     }
 
+    /// Returns the CPU time of the server, of threads that have ended, too; to a hundredth of a second.
+    pub fn server_cpu_ever(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.server.child.id())).unwrap_or_default();
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Returns the most memory that the server had since its start or `forget_memory`, in MB; `None` where the system tells none.
     pub fn server_memory(&self) -> Option<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.child.id())).ok()?;
@@ -198,9 +206,70 @@ impl Bed {
         Some(line.split_whitespace().next()?.parse::<f64>().ok()? * 1024.0 / 1e6)
     }
 
+    /// Returns the memory that the server has now, in MB; `None` where the system tells none.
+    pub fn server_memory_now(&self) -> Option<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        Some(line.split_whitespace().next()?.parse::<f64>().ok()? * 1024.0 / 1e6)
+    }
+
+    /// Opens the database of the server, as the operator's commands do; only of an embedded one.
+    pub fn server_db(&self) -> anyhow::Result<Connection> {
+        if DATABASE.get().is_some() {
+            bail!("this part is measured on the embedded authority; leave --database out");
+        }
+        let conn = Connection::open(self.path("authority").join("server.db"))?;
+        conn.busy_timeout(Duration::from_secs(10))?;
+        Ok(conn)
+    }
+
     /// Begins to look anew for the most memory.
     pub fn forget_memory(&self) -> anyhow::Result<()> {
         Ok(std::fs::write(format!("/proc/{}/clear_refs", self.server.child.id()), "5")?)
+    }
+}
+
+/// This program again, in a process of its own that ends with this: takes lines, and says lines that begin with a word.
+pub struct Helper {
+    child: Child,
+    said: mpsc::Receiver<String>,
+}
+
+impl Helper {
+    /// Starts `bench` with these arguments, and sends lines and an empty one.
+    pub fn start(args: &[&str], lines: &[String]) -> anyhow::Result<Helper> {
+        let mut child = program()?.arg("bench").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting a helper")?;
+        let stdout = child.stdout.take().context("a helper has no output")?;
+        let (tell, said) = mpsc::channel();
+        std::thread::spawn(move || BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        let mut helper = Helper { child, said };
+        helper.say(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())?;
+        Ok(helper)
+    }
+
+    /// Sends a line.
+    pub fn say(&mut self, line: &str) -> anyhow::Result<()> {
+        let input = self.child.stdin.as_mut().context("a helper has no input")?;
+        input.write_all(format!("{line}\n").as_bytes())?;
+        Ok(input.flush()?)
+    }
+
+    /// Waits for a line that begins with this word; returns what follows it.
+    pub fn until(&self, word: &str, patience: Duration) -> anyhow::Result<String> {
+        let end = Instant::now() + patience;
+        loop {
+            let line = self.said.recv_timeout(end.saturating_duration_since(Instant::now())).with_context(|| format!("a helper did not say `{word}`"))?;
+            if let Some(rest) = line.strip_prefix(word) {
+                return Ok(rest.to_owned());
+            }
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -27,6 +27,7 @@ mod proxy;
 mod reading;
 mod scopes;
 mod sharing;
+mod story;
 mod support;
 mod sync;
 mod tls;

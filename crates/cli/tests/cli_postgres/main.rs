@@ -42,6 +42,8 @@ mod secured;
 #[path = "../cli/sharing.rs"]
 mod sharing;
 mod storm;
+#[path = "../cli/story.rs"]
+mod story;
 #[path = "../cli/support.rs"]
 mod support;
 #[path = "../cli/sync.rs"]

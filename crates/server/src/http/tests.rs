@@ -14,6 +14,7 @@ const MSGPACK: &str = "application/vnd.syncline";
 struct Double {
     revoked: Mutex<Vec<DeviceId>>,
     changes: broadcast::Sender<(ScopeId, Seq)>,
+    rights: tokio::sync::watch::Sender<u64>,
 }
 
 fn device(account: &str) -> DeviceId {
@@ -77,6 +78,7 @@ impl Authority for Double {
             return Err(ApiError::Forbidden("no such device".into()));
         }
         self.revoked.lock().unwrap().push(device);
+        self.rights.send_modify(|n| *n += 1);
         Ok(())
     }
     fn vouch(&self, _: &str, _: Vouched) -> Result<(), ApiError> {
@@ -92,7 +94,11 @@ impl Authority for Double {
         Ok(serde_json::json!({ "asked": format!("{what:?}") }))
     }
     fn watch(&self, caller: &Caller) -> Result<Watch, ApiError> {
-        Ok(Watch { changes: self.changes.subscribe(), heads: vec![(ScopeId(caller.account.clone()), Seq(4))] })
+        if self.revoked.lock().unwrap().contains(&caller.device_id) {
+            return Err(ApiError::DeviceRevoked(Default::default()));
+        }
+        let heads = vec![(ScopeId(caller.account.clone()), Seq(4))];
+        Ok(Watch { changes: self.changes.subscribe(), heads, rights: Some(self.rights.subscribe()), recheck: Duration::from_secs(3_600) })
     }
 }
 
@@ -110,7 +116,7 @@ impl Server {
     fn start_with(tls: Option<Tls>) -> Server {
         let (stop, stopped) = oneshot::channel::<()>();
         let changes = broadcast::channel(16).0;
-        let double = Arc::new(Double { revoked: Default::default(), changes: changes.clone() });
+        let double = Arc::new(Double { revoked: Default::default(), changes: changes.clone(), rights: Default::default() });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();

@@ -1,8 +1,9 @@
 //! `GET /v1/watch`: server-sent events that say "scope S is at n" and no more; data comes by pull.
 //!
 //! Every scope of the caller is told once on connecting, so a device learns what it missed while it had no stream. Wakes are
-//! coalesced: a device that reads slowly is told the latest head, not each one. Every few seconds the caller's rights and
-//! heads are read again: that ends the stream of a revoked device, brings new scopes, and wakes for commits of other processes.
+//! coalesced: a device that reads slowly is told the latest head, not each one. When somebody's rights have changed, and every few seconds
+//! where the store cannot tell that, the caller's rights and heads are read again: that ends the stream of a revoked device and brings new
+//! scopes. An idle stream costs a few kilobytes and no work but its heartbeat.
 
 use super::{App, ask};
 use crate::accounts::Caller;
@@ -21,8 +22,8 @@ use tokio::time::Interval;
 
 /// Silence never lasts longer: the device takes 20 s without a byte for a dead connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Revocation takes effect within 5 s at open streams.
-const RECHECK: Duration = Duration::from_secs(4);
+/// Revocation takes effect within 5 s at open streams. They look at their rights one after another within this time, not all at once.
+const SPREAD_MS: u64 = 2_000;
 /// Streams of one account.
 const STREAMS_MAX: usize = 100;
 
@@ -106,9 +107,19 @@ pub(super) async fn open(app: Arc<App>, caller: Caller) -> Result<Response, ApiE
     let asker = caller.clone();
     let watch = ask(&app, move |app| app.authority.watch(&asker)).await?;
     let open = OpenStream::tell(&app, &caller);
-    let recheck = tokio::time::interval_at(tokio::time::Instant::now() + RECHECK, RECHECK);
-    let mut feed =
-        Feed { app, caller, told: BTreeMap::new(), waiting: VecDeque::new(), lost: VecDeque::new(), changes: watch.changes, recheck, _slot: slot, _open: open };
+    let recheck = tokio::time::interval_at(tokio::time::Instant::now() + watch.recheck, watch.recheck);
+    let mut feed = Feed {
+        app,
+        caller,
+        told: BTreeMap::new(),
+        waiting: VecDeque::new(),
+        lost: VecDeque::new(),
+        changes: watch.changes,
+        rights: watch.rights,
+        recheck,
+        _slot: slot,
+        open,
+    };
     feed.heads(watch.heads);
     let events = futures_util::stream::unfold(feed, async |mut feed| Some((Ok::<_, Infallible>(feed.next().await?), feed)));
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response();
@@ -127,9 +138,10 @@ struct Feed {
     /// Scopes that are the caller's no more: told once, as being at 0, like one in which nothing ever was.
     lost: VecDeque<ScopeId>,
     changes: broadcast::Receiver<(ScopeId, Seq)>,
+    rights: Option<tokio::sync::watch::Receiver<u64>>,
     recheck: Interval,
     _slot: Slot,
-    _open: OpenStream,
+    open: OpenStream,
 }
 
 impl Feed {
@@ -145,6 +157,10 @@ impl Feed {
             tokio::select! {
                 _ = &mut drained => return None,
                 _ = self.recheck.tick() => self.refresh().await?,
+                () = changed(&mut self.rights) => {
+                    let turn = u64::from(self.open.connection[0]) * SPREAD_MS / 256;
+                    self.recheck.reset_after(Duration::from_millis(turn));
+                }
                 change = self.changes.recv() => match change {
                     Ok((scope, seq)) => {
                         self.moved(scope, seq);
@@ -199,19 +215,23 @@ impl Feed {
     /// Reads rights and heads again; `None` once the device may not listen any more.
     async fn refresh(&mut self) -> Option<()> {
         let caller = self.caller.clone();
-        let read = ask(&self.app, move |app| {
-            let here = app.authority.devices(&caller)?.into_iter().find(|device| device.device_id == caller.device_id);
-            match here {
-                Some(device) if device.revoked_ms.is_none() => Ok(app.authority.watch(&caller)?.heads),
-                _ => Err(ApiError::DeviceRevoked(Default::default())),
-            }
-        });
-        match read.await {
-            Ok(heads) => self.heads(heads),
+        match ask(&self.app, move |app| app.authority.watch(&caller)).await {
+            Ok(watch) => self.heads(watch.heads),
             // A busy moment is no reason to drop every stream; rights are read again at the next tick.
             Err(ApiError::Unavailable(_)) => {}
             Err(_) => return None,
         }
         Some(())
     }
+}
+
+/// Ends when rights may have changed.
+async fn changed(rights: &mut Option<tokio::sync::watch::Receiver<u64>>) {
+    if let Some(rights) = rights
+        && rights.changed().await.is_ok()
+    {
+        return;
+    }
+    // The store cannot tell, or is gone.
+    std::future::pending().await
 }

@@ -35,6 +35,12 @@ pub async fn create_token(tx: &Tx, account: &str, random: [u8; 32], ttl_ms: i64,
     Ok(token)
 }
 
+/// See `crate::accounts::check_device`.
+pub async fn check_device(tx: &Tx, device: DeviceId) -> Result<(), ApiError> {
+    let known = tx.query("SELECT 1 FROM syncline.device WHERE device_id = $1 AND revoked_ms IS NULL", &[(&&device.0[..], Type::BYTEA)]).await?;
+    if known.is_empty() { Err(ApiError::DeviceRevoked(Default::default())) } else { Ok(()) }
+}
+
 /// See `crate::accounts::vouch`.
 pub async fn vouch(tx: &Tx, token: &str, vouched: &Vouched, now_ms: i64) -> Result<(), ApiError> {
     create_account(tx, &vouched.account, now_ms).await?;

@@ -61,6 +61,8 @@ use tokio_postgres::types::Type;
 
 /// The oldest PostgreSQL whose SQL this store can speak.
 const VERSION_MIN: i32 = 150_000;
+/// How often streams look at their rights: other servers change them, too, and scopes count as watched while streams do.
+const RECHECK: Duration = Duration::from_secs(4);
 /// How often a transaction that met somebody else's is tried.
 const TRIES: u32 = 12;
 
@@ -265,10 +267,16 @@ impl Postgres {
         // Subscribe first: a commit between the two is told twice rather than never.
         let changes: broadcast::Receiver<(ScopeId, Seq)> = self.inner.wakes.subscribe();
         let inner = &self.inner;
-        let heads = self.block(async { inner.read(async |tx| sharing::heads(tx, &caller.account).await).await })?;
+        let heads = self.block(async {
+            let read = async |tx: &Tx| {
+                accounts::check_device(tx, caller.device_id).await?;
+                sharing::heads(tx, &caller.account).await
+            };
+            inner.read(read).await
+        })?;
         let heads: Vec<(ScopeId, Seq)> = heads.into_iter().map(|h| (h.0, h.1)).collect();
         heads.iter().for_each(|(scope, head)| inner.wakes.watched(scope, *head));
-        Ok(Watch { heads, changes })
+        Ok(Watch { heads, changes, rights: None, recheck: RECHECK })
     }
 }
 
