@@ -4,7 +4,9 @@ use crate::accounts::{self as shared, AccountInfo, Caller, Claim, DeviceInfo, En
 use crate::api_error::ApiError;
 use crate::issuer::Vouched;
 use crate::postgres::db::{Tx, internal};
+use deadpool_postgres::Pool;
 use syncline_core::{DeviceId, EnrolRequest, HistoryId, ScopeId, Seq};
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 /// Makes an account and its scope unless they are there.
@@ -90,15 +92,20 @@ pub async fn enrol(tx: &Tx, request: &EnrolRequest, now_ms: i64) -> Result<Enrol
 }
 
 /// Returns whose bearer it is. Reads only.
-pub async fn authenticate(tx: &Tx, bearer: &str, history: HistoryId, now_ms: i64) -> Result<Caller, ApiError> {
+pub async fn authenticate(pool: &Pool, bearer: &str, history: HistoryId, now_ms: i64) -> Result<Caller, ApiError> {
     let claim = Claim::parse(bearer).ok_or_else(shared::bad_bearer)?;
-    let known = find_device(tx, claim.device_id).await?;
+    let rows = Tx::look(pool, FIND_DEVICE, &[(&&claim.device_id.0[..], Type::BYTEA)]).await?;
+    let known = known_device(&rows)?;
     shared::judge(&claim, known, history, now_ms)
 }
 
+const FIND_DEVICE: &str = "SELECT account, public_key, revoked_ms IS NOT NULL, key_block, seal_key FROM syncline.device WHERE device_id = $1";
+
 async fn find_device(tx: &Tx, device: DeviceId) -> Result<Option<KnownDevice>, ApiError> {
-    let sql = "SELECT account, public_key, revoked_ms IS NOT NULL, key_block, seal_key FROM syncline.device WHERE device_id = $1";
-    let rows = tx.query(sql, &[(&&device.0[..], Type::BYTEA)]).await?;
+    known_device(&tx.query(FIND_DEVICE, &[(&&device.0[..], Type::BYTEA)]).await?)
+}
+
+fn known_device(rows: &[Row]) -> Result<Option<KnownDevice>, ApiError> {
     let Some(row) = rows.first() else { return Ok(None) };
     let public_key = row.get::<_, &[u8]>(1).try_into().map_err(|e| internal("reading a device's key", e))?;
     let seal_key = row.get::<_, Option<&[u8]>>(4).map(<[u8; 32]>::try_from).transpose().map_err(|e| internal("reading a device's key", e))?;

@@ -43,6 +43,8 @@ pub struct Tx {
 /// What a transaction is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
+    /// One statement, which is a transaction by itself.
+    Look,
     /// One snapshot for all its statements.
     Read,
     /// Each statement sees what is committed by then.
@@ -54,6 +56,7 @@ impl Tx {
     pub async fn begin(pool: &Pool, purpose: Purpose) -> Result<Tx, ApiError> {
         let client = pool.get().await.map_err(|e| ApiError::Unavailable(format!("the database does not answer ({})", told(&e))))?;
         let begin = match purpose {
+            Purpose::Look => "",
             Purpose::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             Purpose::Write => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '10s'",
         };
@@ -71,6 +74,13 @@ impl Tx {
     /// Whether the database has not heard of it.
     fn is_unheard(&self) -> bool {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner).starts_with("BEGIN")
+    }
+    /// Runs one statement, which is a transaction by itself.
+    pub async fn look(pool: &Pool, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, ApiError> {
+        let mut tx = Tx::begin(pool, Purpose::Look).await?;
+        let rows = tx.query(sql, params).await?;
+        drop(tx.client.take());
+        Ok(rows)
     }
     fn client(&self) -> Result<&Object, ApiError> {
         self.client.as_ref().ok_or_else(|| ApiError::Internal("a transaction was used after its end".into()))

@@ -46,7 +46,7 @@ use crate::issuer::Vouched;
 use crate::push_token::{WakeCall, Woken};
 use db::{Purpose, Tx, is_contended};
 use deadpool_postgres::Pool;
-use futures_util::future::{try_join, try_join_all, try_join4};
+use futures_util::future::{join, try_join, try_join_all, try_join4};
 use push::Looked;
 use registry::Registry;
 use scope::Scope;
@@ -63,6 +63,8 @@ use tokio_postgres::types::Type;
 const VERSION_MIN: i32 = 150_000;
 /// How often streams look at their rights: other servers change them, too, and scopes count as watched while streams do.
 const RECHECK: Duration = Duration::from_secs(4);
+/// What a device has applied is noted so long after its answer.
+const NOTE_DELAY: Duration = Duration::from_millis(10);
 /// How often a transaction that met somebody else's is tried.
 const TRIES: u32 = 12;
 
@@ -186,7 +188,7 @@ impl Postgres {
     /// Returns whose bearer it is.
     pub fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError> {
         let inner = &self.inner;
-        self.block(async { inner.read(async |tx| accounts::authenticate(tx, bearer, inner.history, inner.env().now_ms).await).await })
+        self.block(accounts::authenticate(&inner.pool, bearer, inner.history, inner.env().now_ms))
     }
     /// Enrols a device, and takes its tables over.
     pub fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, ApiError> {
@@ -365,6 +367,8 @@ impl Inner {
         let (inner, device, handed) = (self.clone(), caller.device_id, handed_out(&response));
         // Late is safe: until then less is forgotten for the device's sake.
         tokio::spawn(async move {
+            // Whom this very commit wakes comes first.
+            tokio::time::sleep(NOTE_DELAY).await;
             let noted = inner.note(device, &applied, &handed).await;
             if let Err(e) = noted {
                 tracing::warn!("noting what a device has applied: {e}");
@@ -398,14 +402,21 @@ impl Inner {
             // Of all the account's scopes; from the wall on, only those asked about are there.
             let written = sharing::written(tx, &caller.account);
             let looks = (self.tables.current(tx), sharing::memberships(tx, &caller.account), sharing::moved(tx, caller, request));
-            let (written, registry, members, moved) = try_join4(written, looks.0, looks.1, looks.2).await?;
+            let own = try_join4(written, looks.0, looks.1, looks.2);
+            let scopes = || try_join_all(request.scopes.iter().map(|s| Scope::read(tx, &s.scope)));
+            let ((written, registry, members, moved), here) = match &self.role {
+                None => try_join(own, scopes()).await?,
+                Some(_) => (own.await?, vec![]),
+            };
             if look && !written.is_empty() {
                 return Ok(Answered::Later(written));
             }
             check_schema_version(registry.demanded, request)?;
             let names: Vec<&str> = request.scopes.iter().zip(seen).filter(|s| *s.1).map(|s| s.0.scope.0.as_str()).collect();
-            let here = try_join_all(request.scopes.iter().map(|s| Scope::read(tx, &s.scope)));
-            let ((), here) = try_join(wall::enter(tx, self.role.as_deref(), &names), here).await?;
+            let here = match &self.role {
+                None => here,
+                Some(role) => try_join(wall::enter(tx, Some(role), &names), scopes()).await?.1,
+            };
             let mut scopes = Vec::with_capacity(request.scopes.len());
             let mut applied = Vec::new();
             for (((asked, receipt), seen), scope) in request.scopes.iter().zip(receipts.iter_mut()).zip(seen).zip(here) {
@@ -415,12 +426,14 @@ impl Inner {
                 }
                 let scope = scope.ok_or_else(ApiError::no_such_scope)?;
                 // A push was only looked at where the pasts agree; so they are compared once more for those without.
-                if let Some(common) = pull::compare_pasts(tx, &scope, self.history, asked).await? {
+                let answer = pull::read_answer(tx, &registry, &scope, asked, receipt.take(), &self.limits);
+                let (common, answer) = join(pull::compare_pasts(tx, &scope, self.history, asked), answer).await;
+                if let Some(common) = common? {
                     scopes.push(ScopeAnswer { scope: scope.id.clone(), history_changed: Some(common), ..ScopeAnswer::default() });
                     continue;
                 }
                 applied.extend(asked.cursor.map(|c| (asked.scope.clone(), c.seq)));
-                scopes.push(pull::read_answer(tx, &registry, &scope, asked, receipt.take(), &self.limits).await?);
+                scopes.push(answer?);
             }
             let schema = registry.schema();
             let members = (syncline_core::heads::members_hash(&members) != request.members).then_some(members);
