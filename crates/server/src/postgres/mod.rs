@@ -336,7 +336,7 @@ impl Inner {
         self.tables.check_version(self, request).await?;
         let mut seen = self.visible(caller, request).await?;
         let mut receipts: Vec<Option<commit::Receipt>> = Vec::with_capacity(request.scopes.len());
-        let mut together = self.push_together(caller, request, &seen).await?;
+        let mut together = self.push_together(caller, request).await?;
         for (asked, seen) in request.scopes.iter().zip(&mut seen) {
             let looked = match &asked.push {
                 _ if !*seen => None,

@@ -53,19 +53,14 @@ enum Tried {
 }
 
 impl Inner {
-    /// Commits the pushes of a request that belong together, if there are several. A scope that is not `seen` holds the others up.
-    pub(super) async fn push_together(&self, caller: &Caller, request: &SyncRequest, seen: &[bool]) -> Result<HashMap<ScopeId, Looked>, ApiError> {
+    /// Commits the pushes of a request that belong together, if there are several. A scope that the caller does not see holds the others up.
+    pub(super) async fn push_together(&self, caller: &Caller, request: &SyncRequest) -> Result<HashMap<ScopeId, Looked>, ApiError> {
         let belongs = |asked: &ScopeRequest| asked.together && asked.push.is_some();
-        let several: Vec<(&ScopeRequest, bool)> = request.scopes.iter().zip(seen.iter().copied()).filter(|s| belongs(s.0)).collect();
-        if several.len() < 2 {
+        let asked: Vec<&ScopeRequest> = request.scopes.iter().filter(|s| belongs(s)).collect();
+        if asked.len() < 2 {
             return Ok(HashMap::new());
         }
-        let asked: Vec<&ScopeRequest> = several.iter().map(|s| s.0).collect();
         let looked = self.push(caller, &asked).await?;
-        for asked in several.iter().filter(|s| s.1).map(|s| s.0) {
-            // Where all was undone, so were the numbers of what SQL clients wrote.
-            self.absorb(&asked.scope).await?;
-        }
         Ok(asked.into_iter().map(|a| a.scope.clone()).zip(looked).collect())
     }
 
