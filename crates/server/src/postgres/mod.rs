@@ -63,6 +63,8 @@ use tokio_postgres::types::Type;
 const VERSION_MIN: i32 = 150_000;
 /// How often streams look at their rights: other servers change them, too, and scopes count as watched while streams do.
 const RECHECK: Duration = Duration::from_secs(4);
+/// How long a request takes in what SQL clients wrote to scopes that it does not ask about.
+const OTHERS_MAX: Duration = Duration::from_secs(2);
 /// What a device has applied is noted so long after its answer.
 const NOTE_DELAY: Duration = Duration::from_millis(10);
 /// How often a transaction that met somebody else's is tried.
@@ -356,8 +358,16 @@ impl Inner {
         }
         let mut answered = self.answer(caller, request, &mut receipts, &seen, true).await?;
         if let Answered::Later(written) = &answered {
-            // All that was there when the request came has its number then.
-            for scope in written {
+            // What was there of the scopes asked about has its number then; of others as much as there is time for, the rest soon.
+            let (asked, others): (Vec<_>, Vec<_>) = written.iter().partition(|w| request.scopes.iter().any(|s| s.scope == **w));
+            for scope in asked {
+                self.absorb(scope).await?;
+            }
+            let end = std::time::Instant::now() + OTHERS_MAX;
+            for scope in others {
+                if std::time::Instant::now() > end {
+                    break;
+                }
                 self.absorb(scope).await?;
             }
             answered = self.answer(caller, request, &mut receipts, &seen, false).await?;
