@@ -17,7 +17,7 @@ use crate::postgres::types::Cell;
 use crate::postgres::unseen::Deletions;
 use crate::postgres::write::{self, Action, Planned, Unwritten};
 use crate::postgres::{Env, db, journal};
-use futures_util::future::{join3, join4, try_join, try_join3};
+use futures_util::future::{join3, join4, try_join};
 use std::collections::HashSet;
 use syncline_core::schema::Action as ForeignAction;
 use syncline_core::{Acked, DeviceId, Key, Limits, Lost, Outcome, Push, Reason, RowState, Seq, SourceId};
@@ -86,18 +86,23 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
     if push.attempt < attempt {
         return nothing(Outcome::StaleAttempt);
     }
-    let noted = scope.note_source(tx, source, device, watermark, push.attempt);
     check_limits(push, limits)?;
+    let here = Scope::clone(scope);
+    // A refused attempt counts as seen.
+    let refuse = async |outcome| {
+        here.note_source(tx, source, device, watermark, push.attempt).await?;
+        Ok(Tried::Done(Receipt { outcome, fresh: None }))
+    };
     let rows = match translate(push, limits, env.now_ms, |name| registry.find(name))? {
         Translated::Rows(rows) => rows,
         Translated::Refused(refused) => {
-            let ((), here) = try_join(noted, load(tx, scope, refused.pushed())).await?;
-            return nothing(rejected(refused, &here));
+            let known = load(tx, scope, refused.pushed()).await?;
+            return refuse(rejected(refused, &known)).await;
         }
     };
-    let ((), before, has_triggers) = try_join3(noted, load(tx, scope, rows.iter()), has_triggers(tx, &rows)).await?;
+    let (before, has_triggers) = try_join(load(tx, scope, rows.iter()), has_triggers(tx, &rows)).await?;
     if !may_write {
-        return nothing(rejected(of_a_reader(&rows, limits), &before));
+        return refuse(rejected(of_a_reader(&rows, limits), &before)).await;
     }
     let mut refused = Refusals::new(limits);
     for row in &rows {
@@ -113,12 +118,12 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
         }
     }
     if refused.total > 0 {
-        return nothing(rejected(refused, &before));
+        return refuse(rejected(refused, &before)).await;
     }
     let has_image = |r: &Pushed| before.get(&r.place()).is_some_and(|k| k.kind != Kind::Gravestone);
     let incomplete: Vec<u32> = rows.iter().enumerate().filter(|(_, r)| r.is_incomplete(has_image(r))).map(|(i, _)| i as u32).collect();
     if !incomplete.is_empty() {
-        return nothing(Outcome::Incomplete(incomplete));
+        return refuse(Outcome::Incomplete(incomplete)).await;
     }
 
     let seq = scope.seq.next();
@@ -126,7 +131,7 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
     let watching = has_triggers || must_capture(registry, &merged, &rows);
     let torn = Deletions { tx, registry, scope, rows: &rows, merged: &merged }.unseen_children(seen, source, limits).await?;
     if torn.total > 0 {
-        return nothing(rejected(torn, &before));
+        return refuse(rejected(torn, &before)).await;
     }
     let applying = |on: bool| format!("SET LOCAL syncline.applying = '{}'", if on { "on" } else { "off" });
     tx.ahead(&applying(!watching));
@@ -142,7 +147,7 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
         Mode::Diagnose => {
             let refused = diagnose(tx, registry, scope, &rows, &merged, &before, limits).await?;
             if let Some(refused) = refused {
-                return nothing(rejected(refused, &before));
+                return refuse(rejected(refused, &before)).await;
             }
         }
     }
@@ -172,7 +177,6 @@ pub async fn commit(tx: &Tx, registry: &Registry, scope: &mut Scope, env: &Env, 
         }
     };
     let bundle = Bundle { source, id: push.id, nonce: push.nonce, device: Some(device), rows: rows.len() as u64, hash };
-    let here = Scope::clone(scope);
     let saved = async { try_join(rows::insert(tx, &here.id.0, &new), rows::save(tx, &here.id.0, &known)).await };
     let (checked, meanwhile, saved, logged) = if watching {
         let (checked, meanwhile, saved) = join3(checked, written_meanwhile(tx, registry, &here, &rows), saved).await;
@@ -295,8 +299,8 @@ fn must_capture(registry: &Registry, merged: &[Merged], rows: &[Pushed]) -> bool
 async fn has_triggers(tx: &Tx, rows: &[Pushed]) -> Result<bool, ApiError> {
     let tables: HashSet<&str> = rows.iter().map(|r| r.table.place.as_str()).collect();
     let tables: Vec<&str> = tables.into_iter().collect();
-    let sql = "SELECT EXISTS (SELECT FROM pg_trigger t JOIN unnest($1) p ON t.tgrelid = to_regclass(p)
-                 WHERE NOT t.tgisinternal AND t.tgname NOT LIKE '\\_syncline\\_%'),
+    let sql = "SELECT EXISTS (SELECT FROM pg_trigger t
+                 WHERE t.tgrelid = ANY($1::text[]::regclass[]) AND NOT t.tgisinternal AND t.tgname NOT LIKE '\\_syncline\\_%'),
                set_config('lock_timeout', '900ms', true)";
     // From here on a statement waits for the locks of SQL clients less long than PostgreSQL takes to find a deadlock (1 s): it
     // is this server that gives way and tries again, never the client.
