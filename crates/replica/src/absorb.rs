@@ -7,6 +7,7 @@ use crate::apply::{Applied, RowObject};
 use crate::bind::values;
 use crate::capture::{MASK_BITS, image_log, must_scan, op};
 use crate::error::{Doing, Result};
+use crate::homes::Captured;
 use crate::registry::Table;
 use crate::rows::{Kind, RowRecord};
 use crate::tx::{Role, Scope, Tx};
@@ -28,36 +29,24 @@ pub struct Absorbed {
 
 /// Everything captured of one row since the last absorb.
 #[derive(Default)]
-struct Fold {
+pub(crate) struct Fold {
     /// Column times before the first deletion: the end of the old life.
-    before: Vec<(usize, i64)>,
+    pub(crate) before: Vec<(usize, i64)>,
     /// Log entries that have what a text was before its first edit: of the old life, and since.
-    texts_before: Vec<(usize, i64)>,
-    texts: Vec<(usize, i64)>,
+    pub(crate) texts_before: Vec<(usize, i64)>,
+    pub(crate) texts: Vec<(usize, i64)>,
     /// The first deletion's image and the last one's time.
-    deleted: Option<(i64, i64)>,
+    pub(crate) deleted: Option<(i64, i64)>,
     /// When it was inserted last, if that was after the last deletion.
-    inserted: Option<i64>,
+    pub(crate) inserted: Option<i64>,
     /// Column times since.
-    times: Vec<(usize, i64)>,
+    pub(crate) times: Vec<(usize, i64)>,
     /// When any of its columns may have been written, because nobody watched.
-    anything: Option<i64>,
+    pub(crate) anything: Option<i64>,
     /// Someone saw that it may be gone: the log entry with its image.
-    check: Option<i64>,
+    pub(crate) check: Option<i64>,
     /// The last entry's time.
-    last: i64,
-}
-
-/// A row with what was captured of it, where the log says that it is; and without that.
-type Captured = ((Arc<Table>, Scope, Key), Fold);
-type Folded = (Arc<Table>, Key, Fold);
-
-/// What of a row's captured writes concerns one scope.
-struct Piece {
-    fold: usize,
-    scope: Scope,
-    /// The row goes on in another one.
-    leaves: bool,
+    pub(crate) last: i64,
 }
 
 /// How many log entries are folded at a time, so that memory stays flat.
@@ -129,26 +118,6 @@ impl Tx<'_> {
                 let more = self.conn.query_row("SELECT EXISTS (SELECT 1 FROM _syncline_log)", [], |r| r.get::<_, bool>(0)).doing("reading the capture log")?;
                 if more {
                     self.absorb_log(out)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves rows after their parents, where those have turned up elsewhere; of those that are not shown, `finish_apply` thinks.
-    fn settle_strays(&mut self, out: &mut Absorbed, shift: i64) -> Result<()> {
-        for (t, key, at, to) in self.found_strays()? {
-            if self.home(&t, &key)?.is_none() {
-                self.note_stray(&t, &key)?;
-                continue;
-            }
-            let fold = Fold { last: self.env.now_ms.saturating_sub(shift), ..Fold::default() };
-            for (scope, leaves) in [(&at, true), (&to, false)] {
-                let seq = self.head(scope.n)?.next();
-                self.set_head(scope.n, seq);
-                if self.absorb_row(&t, scope, &key, &fold, shift, (seq, leaves), &mut vec![])? {
-                    out.rows += 1;
-                    out.changed.push((scope.n, t.n, key.clone()));
                 }
             }
         }
@@ -243,58 +212,6 @@ impl Tx<'_> {
         Ok(folds)
     }
 
-    /// Parts what was captured by scopes: a row that is not where it belongs leaves the one and enters the other, and takes the rows
-    /// along that get their scope from it.
-    fn part(&mut self, captured: Vec<Captured>) -> Result<(Vec<Folded>, Vec<Piece>)> {
-        let mut folds = Vec::with_capacity(captured.len());
-        let mut pieces = Vec::with_capacity(captured.len());
-        for (fold, ((t, scope, key), captured)) in captured.into_iter().enumerate() {
-            pieces.push(Piece { fold, scope, leaves: false });
-            folds.push((t, key, captured));
-        }
-        if self.role == Role::Authority || !self.registry()?.shared {
-            return Ok((folds, pieces));
-        }
-        let mut known: Option<HashSet<(i64, Key)>> = None;
-        let mut out = Vec::with_capacity(pieces.len());
-        let mut pieces = pieces.into_iter();
-        let mut i = 0;
-        while i < folds.len() {
-            let own = pieces.next();
-            let (t, key) = (folds[i].0.clone(), folds[i].1.clone());
-            if !t.is_shared() {
-                out.extend(own);
-                i += 1;
-                continue;
-            }
-            let at = self.home(&t, &key)?;
-            let unscoped = self.scope(1)?;
-            let there = t.read(self, &unscoped, &key)?;
-            let to = match &there {
-                Some(values) => Some(self.belongs(&t, &key, values, at.as_ref())?),
-                None => None,
-            };
-            match (at, to) {
-                (Some(at), Some(to)) if at.n != to.n && !planted::on("move_unnoticed") => {
-                    for (heir, heir_key) in self.heirs(&t, &key, &there.unwrap_or_default())? {
-                        let known = known.get_or_insert_with(|| folds.iter().map(|f| (f.0.n, f.1.clone())).collect());
-                        if known.insert((heir.n, heir_key.clone())) {
-                            let last = folds[i].2.last;
-                            folds.push((heir, heir_key, Fold { last, ..Fold::default() }));
-                        }
-                    }
-                    out.push(Piece { fold: i, scope: at, leaves: true });
-                    out.push(Piece { fold: i, scope: to, leaves: false });
-                }
-                (Some(at), _) => out.push(Piece { fold: i, scope: at, leaves: false }),
-                (None, Some(to)) => out.push(Piece { fold: i, scope: to, leaves: false }),
-                (None, None) => {}
-            }
-            i += 1;
-        }
-        Ok((folds, out))
-    }
-
     /// Returns which column each bit of a generation's mask means.
     fn generation(&self, table: i64, generation: i64) -> Result<Option<Vec<usize>>> {
         let json: Option<String> = self
@@ -342,7 +259,7 @@ impl Tx<'_> {
     /// Makes one row's captured writes part of its state. Says whether anything changed; notes in `unlike` a row whose table
     /// shows something else than its state.
     #[allow(clippy::too_many_arguments)] // one row, where it is, what was captured of it, and how
-    fn absorb_row(
+    pub(crate) fn absorb_row(
         &mut self,
         t: &Arc<Table>,
         scope: &Scope,

@@ -7,6 +7,7 @@
 //! A row that names no scope (NULL, or a value that cannot name one) is the account's own. A child without a parent stays where
 //! it is; one whose parent is not here, or is elsewhere and on its way, is a *stray*, looked at again with every change.
 
+use crate::absorb::{Absorbed, Fold};
 use crate::bind::{Bind, value};
 use crate::error::{Doing, Result};
 use crate::registry::{Registry, Table, is_inexact};
@@ -15,9 +16,10 @@ use crate::schema::scopes::{Origin, origin};
 use crate::shelf::value_of;
 use crate::tx::{Role, Scope, Tx};
 use rusqlite::{OptionalExtension, ToSql, params};
+use std::collections::HashSet;
 use std::sync::Arc;
 use syncline_core::schema::{ScopeRule, quote};
-use syncline_core::{Key, ScopeId, Value};
+use syncline_core::{Key, ScopeId, Value, planted};
 
 /// Where a table's rows get their scope.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +48,21 @@ pub(crate) enum Says {
 
 /// A row whose parent is in another scope: where it is, and where it belongs.
 pub(crate) type Stray = (Arc<Table>, Key, Scope, Scope);
+
+/// A row with what was captured of it, where the log says that it is; and without that.
+pub(crate) type Captured = ((Arc<Table>, Scope, Key), Fold);
+/// A row with what was captured of it.
+pub(crate) type Folded = (Arc<Table>, Key, Fold);
+
+/// What of a row's captured writes concerns one scope.
+pub(crate) struct Piece {
+    /// Which of the rows.
+    pub fold: usize,
+    /// Which scope.
+    pub scope: Scope,
+    /// The row goes on in another one.
+    pub leaves: bool,
+}
 
 /// Notes in each table of a device where its rows get their scope.
 pub(crate) fn find(registry: &mut Registry) {
@@ -337,5 +354,77 @@ impl Tx<'_> {
             None => Ok(Says::NoParent),
             Some(parent_key) => Ok(self.home(&parent, parent_key)?.map_or(Says::NoParent, Says::Scope)),
         }
+    }
+
+    /// Parts what was captured by scopes: a row that is not where it belongs leaves the one and enters the other, and takes the rows
+    /// along that get their scope from it.
+    pub(crate) fn part(&mut self, captured: Vec<Captured>) -> Result<(Vec<Folded>, Vec<Piece>)> {
+        let mut folds = Vec::with_capacity(captured.len());
+        let mut pieces = Vec::with_capacity(captured.len());
+        for (fold, ((t, scope, key), captured)) in captured.into_iter().enumerate() {
+            pieces.push(Piece { fold, scope, leaves: false });
+            folds.push((t, key, captured));
+        }
+        if self.role == Role::Authority || !self.registry()?.shared {
+            return Ok((folds, pieces));
+        }
+        let mut known: Option<HashSet<(i64, Key)>> = None;
+        let mut out = Vec::with_capacity(pieces.len());
+        let mut pieces = pieces.into_iter();
+        let mut i = 0;
+        while i < folds.len() {
+            let own = pieces.next();
+            let (t, key) = (folds[i].0.clone(), folds[i].1.clone());
+            if !t.is_shared() {
+                out.extend(own);
+                i += 1;
+                continue;
+            }
+            let at = self.home(&t, &key)?;
+            let unscoped = self.scope(1)?;
+            let there = t.read(self, &unscoped, &key)?;
+            let to = match &there {
+                Some(values) => Some(self.belongs(&t, &key, values, at.as_ref())?),
+                None => None,
+            };
+            match (at, to) {
+                (Some(at), Some(to)) if at.n != to.n && !planted::on("move_unnoticed") => {
+                    for (heir, heir_key) in self.heirs(&t, &key, &there.unwrap_or_default())? {
+                        let known = known.get_or_insert_with(|| folds.iter().map(|f| (f.0.n, f.1.clone())).collect());
+                        if known.insert((heir.n, heir_key.clone())) {
+                            let last = folds[i].2.last;
+                            folds.push((heir, heir_key, Fold { last, ..Fold::default() }));
+                        }
+                    }
+                    out.push(Piece { fold: i, scope: at, leaves: true });
+                    out.push(Piece { fold: i, scope: to, leaves: false });
+                }
+                (Some(at), _) => out.push(Piece { fold: i, scope: at, leaves: false }),
+                (None, Some(to)) => out.push(Piece { fold: i, scope: to, leaves: false }),
+                (None, None) => {}
+            }
+            i += 1;
+        }
+        Ok((folds, out))
+    }
+
+    /// Moves rows after their parents, where those have turned up elsewhere; of those that are not shown, `finish_apply` thinks.
+    pub(crate) fn settle_strays(&mut self, out: &mut Absorbed, shift: i64) -> Result<()> {
+        for (t, key, at, to) in self.found_strays()? {
+            if self.home(&t, &key)?.is_none() {
+                self.note_stray(&t, &key)?;
+                continue;
+            }
+            let fold = Fold { last: self.env.now_ms.saturating_sub(shift), ..Fold::default() };
+            for (scope, leaves) in [(&at, true), (&to, false)] {
+                let seq = self.head(scope.n)?.next();
+                self.set_head(scope.n, seq);
+                if self.absorb_row(&t, scope, &key, &fold, shift, (seq, leaves), &mut vec![])? {
+                    out.rows += 1;
+                    out.changed.push((scope.n, t.n, key.clone()));
+                }
+            }
+        }
+        Ok(())
     }
 }

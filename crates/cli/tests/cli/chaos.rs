@@ -1,23 +1,11 @@
 //! Cuts, lost answers and `kill -9` on both sides: nothing lost, nothing doubled, nobody stuck.
 
 use crate::proxy::{Mode, Proxy};
-use crate::support::{Device, World, open, rows};
+use crate::support::{Device, Dice, World, open, rows};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
-
-/// A small generator, so that a failure can be played again.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
 
 #[test]
 fn sixty_syncs_through_a_bad_network_with_kills_on_both_sides_leave_exactly_what_was_written() {

@@ -2,7 +2,7 @@
 //! the next one without it leaves device and server equal.
 
 use crate::proxy::{Mode, Proxy};
-use crate::support::{Device, World, one, open, rows};
+use crate::support::{Device, Dice, World, one, open, rows};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
@@ -38,18 +38,6 @@ const FAULTS: [&str; 18] = [
     "truncated",
 ];
 const PHASES: [&str; 7] = ["attach", "push", "pull", "both", "upload", "hydrate", "watch"];
-
-/// A small generator, so that a failure can be played again.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
 
 /// A server, a device that reaches it and one that reaches it through the proxy.
 struct Bench {

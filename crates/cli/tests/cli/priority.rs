@@ -1,7 +1,7 @@
 //! What is important goes first.
 
 use crate::proxy::{Mode, Proxy};
-use crate::support::{World, open};
+use crate::support::{Device, World, open};
 use std::time::{Duration, Instant};
 
 /// The bundle of a table's first (`min`) or last (`max`) row.
@@ -14,8 +14,8 @@ fn bundle_of(world: &World, what: &str, table: &str) -> i64 {
     server.one(server.says(&sqlite, &postgres)).parse().unwrap()
 }
 
-#[test]
-fn a_high_priority_row_passes_twenty_thousand_low_priority_rows() {
+/// A device with 20,000 rows of low priority that wait, written before the row that matters.
+fn with_readings() -> (World, Proxy, Device) {
     let world = World::new();
     let proxy = Proxy::to(world.host());
     let a = world.device_at("a", &proxy.url(), &["--config", "syncline.toml"], |file| {
@@ -23,8 +23,13 @@ fn a_high_priority_row_passes_twenty_thousand_low_priority_rows() {
         open(file).execute_batch("CREATE TABLE alarm(id TEXT PRIMARY KEY, what TEXT); CREATE TABLE reading(id TEXT PRIMARY KEY, n INTEGER, raw BLOB)").unwrap();
     });
     a.sync(0);
-    // Waiting: written before the row that matters, and cut off in the middle of going.
     a.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) INSERT INTO reading SELECT 'r' || i, i, randomblob(100) FROM n");
+    (world, proxy, a)
+}
+
+#[test]
+fn a_high_priority_row_passes_twenty_thousand_low_priority_rows() {
+    let (world, proxy, a) = with_readings();
     // Too early even for a part of it.
     proxy.set(Mode::CutUp(3_000));
     a.sync(3);
@@ -38,14 +43,7 @@ fn a_high_priority_row_passes_twenty_thousand_low_priority_rows() {
 
 #[test]
 fn a_high_priority_row_written_while_the_others_are_on_their_way_is_in_the_next_bundle() {
-    let world = World::new();
-    let proxy = Proxy::to(world.host());
-    let a = world.device_at("a", &proxy.url(), &["--config", "syncline.toml"], |file| {
-        std::fs::write(file.with_file_name("syncline.toml"), "[table.alarm]\npriority = \"high\"\n[table.reading]\npriority = \"low\"\n").unwrap();
-        open(file).execute_batch("CREATE TABLE alarm(id TEXT PRIMARY KEY, what TEXT); CREATE TABLE reading(id TEXT PRIMARY KEY, n INTEGER, raw BLOB)").unwrap();
-    });
-    a.sync(0);
-    a.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) INSERT INTO reading SELECT 'r' || i, i, randomblob(100) FROM n");
+    let (world, proxy, a) = with_readings();
     proxy.count();
     proxy.set(Mode::Late(20));
     let mut child = a.spawn(&["sync", "app.db"]);

@@ -38,19 +38,35 @@ pub fn syncline(dir: &Path, args: &[&str]) -> Ran {
     syncline_with(dir, args, &[])
 }
 
-/// The same, with more in its environment.
-pub fn syncline_with(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Ran {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_syncline"))
+/// A small generator, so that a failure can be played again.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+/// A command of a device, in its directory and with its home and clock; nobody hears what it says.
+fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_syncline"));
+    command
         .args(args)
-        .envs(env.iter().copied())
         .current_dir(dir)
         .env("SYNCLINE_HOME", dir.join("home"))
         .env("SYNCLINE_CLOCK_OFFSET_MS", std::fs::read_to_string(dir.join("clock")).unwrap_or_default())
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// The same, with more in its environment.
+pub fn syncline_with(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Ran {
+    let mut child = command(dir, args).envs(env.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (out, err) = (drain(child.stdout.take().unwrap()), drain(child.stderr.take().unwrap()));
     let end = Instant::now() + PATIENCE;
     let status = loop {
@@ -361,15 +377,7 @@ impl Device {
     }
     /// Starts a command whose words nobody reads.
     pub fn spawn(&self, args: &[&str]) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_syncline"))
-            .args(args)
-            .current_dir(&self.dir)
-            .env("SYNCLINE_HOME", self.dir.join("home"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
+        command(&self.dir, args).spawn().unwrap()
     }
     pub fn file(&self) -> PathBuf {
         self.dir.join("app.db")
@@ -397,15 +405,7 @@ impl Device {
         self.spawn_sync_until(enough, |_| {})
     }
     fn spawn_sync_until(&self, enough: impl Fn() -> bool, mut ended: impl FnMut(i32)) -> bool {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_syncline"))
-            .args(["sync", "app.db"])
-            .current_dir(&self.dir)
-            .env("SYNCLINE_HOME", self.dir.join("home"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = self.spawn(&["sync", "app.db"]);
         let end = Instant::now() + PATIENCE;
         while !enough() {
             if let Some(status) = child.try_wait().unwrap() {
@@ -505,15 +505,7 @@ pub struct Stream {
 impl Device {
     /// Starts a command that stays.
     pub fn stream(&self, args: &[&str]) -> Stream {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_syncline"))
-            .args(args)
-            .current_dir(&self.dir)
-            .env("SYNCLINE_HOME", self.dir.join("home"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command(&self.dir, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let (tell, lines) = mpsc::channel();
         let said = BufReader::new(err).lines().map_while(Result::ok).find(|line| line.contains("ctrl-c"));
