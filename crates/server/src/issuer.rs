@@ -102,6 +102,13 @@ impl Algorithm {
     }
 }
 
+/// Whether an address without its scheme names this machine: the whole host does, not the beginning of another's name.
+fn is_this_machine(address: &str) -> bool {
+    let place = address.split(['/', '?', '#']).next().unwrap_or_default();
+    ["127.0.0.1", "localhost", "[::1]"].iter().any(|host| place.strip_prefix(host).is_some_and(|rest| rest.is_empty() || rest.starts_with(':')))
+        && !place.contains('@')
+}
+
 /// A key, and the one algorithm that it is for.
 #[derive(Clone, Debug)]
 struct Key {
@@ -123,7 +130,7 @@ impl Issuer {
         let place = match config.jwks.split_once("://") {
             None => Place::File(config.jwks.clone().into()),
             Some(("https", _)) => Place::Url(config.jwks.clone()),
-            Some(("http", rest)) if ["127.0.0.1", "localhost", "[::1]"].iter().any(|h| rest.starts_with(h)) => Place::Url(config.jwks.clone()),
+            Some(("http", rest)) if is_this_machine(rest) => Place::Url(config.jwks.clone()),
             Some(_) => return Err(IssuerError::Config("`jwks` is a file or an https address: over plain http anybody could put keys in".into())),
         };
         let now = Instant::now();
