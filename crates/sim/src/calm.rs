@@ -117,7 +117,8 @@ impl World {
         let how = match self.rng.below(3) {
             0 if !firmly => Resolution::Mine,
             1 if !firmly => Resolution::Server,
-            _ if firmly && self.rng.chance(50) => Resolution::Server,
+            // People who ask each other in the end choose the same.
+            _ if firmly && conflict.state != "ask" && self.rng.chance(50) => Resolution::Server,
             _ => Resolution::Merged(self.harmless(conflict)),
         };
         let draw = self.rng.next();

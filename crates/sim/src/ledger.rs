@@ -180,7 +180,7 @@ impl Ledger {
                 let s = if s.hlc <= limit { s } else { to };
                 match effects.iter_mut().find(|x| x.0 == c) {
                     Some(x) => {
-                        policy::compose(&mut x.2, e);
+                        policy::compose(policies.get(c).copied().unwrap_or(Policy::Lww), &mut x.2, e);
                         x.1 = s;
                     }
                     None => effects.push((c, s, e)),

@@ -51,8 +51,15 @@ pub fn effect(policy: Policy, before: &Shown, after: &Value) -> Effect {
 }
 
 /// Puts what a second write did on top of a first, of the same writer.
-pub fn compose(first: &mut Effect, second: Effect) {
+pub fn compose(policy: Policy, first: &mut Effect, second: Effect) {
     match (first, second) {
+        (Effect::Assign(a), Effect::Assign(b)) if matches!(policy, Policy::Max | Policy::Min) => {
+            let by = order::compare(a, &b);
+            let stays = if policy == Policy::Min { by.is_lt() } else { by.is_gt() };
+            if *a == Value::Null || (b != Value::Null && !stays) {
+                *a = b;
+            }
+        }
         (Effect::Add(a), Effect::Add(b)) => *a += b,
         (
             Effect::Elements { added, removed } | Effect::Words { added, removed },
