@@ -242,7 +242,9 @@ fn keys_that_cannot_be_used_are_named() {
     let key = ed_jwk(&Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap(), "a");
     assert!(parse_keys(&json!({ "keys": [key, key] }).to_string()).unwrap_err().contains("twice"));
     let config = |jwks: &str| IssuerConfig { issuer: "i".into(), audience: "a".into(), jwks: jwks.into() };
-    for open_to_all in ["http://id.example.org/jwks", "http://localhost.example.org/jwks", "http://127.0.0.1.example.org", "http://localhost:x@example.org/jwks"] {
+    for open_to_all in
+        ["http://id.example.org/jwks", "http://localhost.example.org/jwks", "http://127.0.0.1.example.org", "http://localhost:x@example.org/jwks"]
+    {
         assert!(matches!(Issuer::open(config(open_to_all)), Err(IssuerError::Config(_))), "{open_to_all}");
     }
     assert!(matches!(Issuer::open(config("/nowhere/jwks.json")), Err(IssuerError::Unreadable(..))));
