@@ -186,6 +186,10 @@ impl Ledger {
                     None => effects.push((c, s, e)),
                 }
             }
+            if !op.effect_births.is_empty() && op.effect_births.iter().all(|b| op.ground.covers(b)) {
+                // The deletion ended the life that these were written in, where deletions win.
+                effects.clear();
+            }
             effect_births = op.effect_births.iter().map(|b| if b.hlc > limit { to } else { *b }).collect();
             for (c, stamp, value) in op.cells {
                 if values.get(&c).is_none_or(|v| v.0 < stamp) {
