@@ -96,3 +96,17 @@ fn collected_tombstones_and_rows_dated_anew_are_what_the_ledger_says() {
         seed_that_failed(seed);
     }
 }
+
+#[test]
+fn what_was_dated_anew_counts_in_the_life_and_by_the_rule_that_it_was_written_under() {
+    for seed in [1503, 482516114365, 674264906084] {
+        check(seed, &Options::default());
+    }
+}
+
+#[test]
+fn rows_that_stay_behind_are_not_acknowledged_with_what_went_around_them() {
+    for seed in [265, 337, 926, 2213] {
+        check(seed, &Options::default());
+    }
+}
