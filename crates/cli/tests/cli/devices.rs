@@ -1,8 +1,8 @@
 //! The account's devices: named, revoked; what a revoked one sealed opens for its owner; and what the operator sees of them.
 
-use crate::support::{Device, World, open, rows};
+use crate::support::{Device, World, open, rows, until};
 use serde_json::Value;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const TABLE: &str = "CREATE TABLE note(id TEXT PRIMARY KEY, body TEXT, n INTEGER DEFAULT 0); INSERT INTO note VALUES('a', 'first', 1)";
 const CONFIG: &str = "schema_version = 1\n[table.note]\ncolumns = { n = \"counter\" }\n";
@@ -14,12 +14,7 @@ fn made(path: &std::path::Path) {
 
 /// Ada's phone with a note, synced; and her laptop, which has it too.
 fn pair() -> (World, Device, Device) {
-    let world = World::new();
-    let phone = world.device("phone", &["--config", "syncline.toml"], made);
-    phone.sync(0);
-    let laptop = world.device("laptop", &[], |_| ());
-    laptop.sync(0);
-    (world, phone, laptop)
+    World::with_pair(made)
 }
 
 fn devices(device: &Device) -> Vec<Value> {
@@ -32,18 +27,6 @@ fn id_of(list: &[Value], name: &str) -> String {
 
 fn admin_devices(world: &World) -> Vec<Value> {
     world.admin("devices", &["--account", "ada", "--json"]).ends(0).json().as_array().unwrap().clone()
-}
-
-/// Waits until something holds.
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[test]

@@ -15,12 +15,7 @@ fn made(path: &Path) {
 
 /// A phone with the table and a laptop that has it from the server.
 fn pair() -> (World, Device, Device) {
-    let world = World::new();
-    let phone = world.device("phone", &["--config", "syncline.toml"], made);
-    phone.sync(0);
-    let laptop = world.device("laptop", &[], |_| ());
-    laptop.sync(0);
-    (world, phone, laptop)
+    World::with_pair(made)
 }
 
 fn add(device: &Device, n: u32) {

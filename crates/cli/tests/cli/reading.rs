@@ -12,12 +12,7 @@ fn made(path: &Path) {
 }
 
 fn pair() -> (World, Device, Device) {
-    let world = World::new();
-    let phone = world.device("phone", &["--config", "syncline.toml"], made);
-    phone.sync(0);
-    let laptop = world.device("laptop", &[], |_| ());
-    laptop.sync(0);
-    (world, phone, laptop)
+    World::with_pair(made)
 }
 
 fn unread(device: &Device) -> String {

@@ -1,9 +1,8 @@
 //! One conversation of two accounts on four devices: what is sent, shown, read and missed, with plain SQL and the program.
 
-use crate::support::{Device, World, open};
+use crate::support::{Device, World, open, until};
 use serde_json::Value;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 const TABLE: &str = "CREATE TABLE messages(id TEXT PRIMARY KEY, conversation_id TEXT NOT NULL, sender TEXT NOT NULL, body TEXT)";
 const RULES: &str = "[table.messages]
@@ -14,17 +13,6 @@ unread = { author = \"sender\" }";
 fn made(file: &Path) {
     std::fs::write(file.with_file_name("syncline.toml"), RULES).unwrap();
     open(file).execute_batch(TABLE).unwrap();
-}
-
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 fn send(device: &Device, id: &str, sender: &str) {

@@ -38,6 +38,18 @@ pub fn syncline(dir: &Path, args: &[&str]) -> Ran {
     syncline_with(dir, args, &[])
 }
 
+/// Waits until something holds.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// A small generator, so that a failure can be played again.
 pub struct Dice(pub u64);
 
@@ -206,6 +218,15 @@ impl World {
         device
     }
 
+    /// A world with a phone that has what `make` made, synced, and a laptop that has it from the server.
+    pub fn with_pair(make: impl FnOnce(&Path)) -> (World, Device, Device) {
+        let world = World::new();
+        let phone = world.device("phone", &["--config", "syncline.toml"], make);
+        phone.sync(0);
+        let laptop = world.device("laptop", &[], |_| ());
+        laptop.sync(0);
+        (world, phone, laptop)
+    }
     /// Starts the server, again at the same address if it ran before. `Drop` kills and waits.
     #[allow(clippy::zombie_processes)]
     pub fn start(&mut self) {

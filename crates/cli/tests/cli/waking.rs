@@ -1,11 +1,11 @@
 //! Presence, and waking devices that have no stream, by way of the operator's push gateway: here a program that listens and notes.
 
-use crate::support::{Device, World, open};
+use crate::support::{Device, World, open, until};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const SECRET: &str = "the operator's secret";
 
@@ -71,17 +71,6 @@ fn serve(stream: std::net::TcpStream, noted: &Calls, status: &Mutex<u16>) {
         if write!(to, "HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n").is_err() {
             return;
         }
-    }
-}
-
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
