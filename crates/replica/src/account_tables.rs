@@ -60,73 +60,82 @@ pub fn account_tables() -> [TableDef; 3] {
     ]
 }
 
-/// What carries between the tables that an app sees and those that travel. Nothing here has a constraint that the app's own conflict clause
+/// One of the tables that an app sees, and the one that travels for it. Nothing here has a constraint that the app's own conflict clause
 /// could change the meaning of: each writes what is not there, or what differs.
-const MIRRORS: &str = "
-CREATE TRIGGER IF NOT EXISTS _syncline_mirror_marker_insert AFTER INSERT ON syncline_read_markers WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying) BEGIN
+struct Mirror {
+    /// As triggers are named.
+    name: &'static str,
+    seen: &'static str,
+    kept: &'static str,
+    /// The key beside the scope.
+    key: &'static str,
+    /// Carries a row that the app wrote.
+    carry: &'static str,
+    /// Shows a row that came.
+    show: &'static str,
+}
+
+const MIRRORS: [Mirror; 2] = [
+    Mirror {
+        name: "marker",
+        seen: "syncline_read_markers",
+        kept: MARKERS,
+        key: "thread_key",
+        carry: "
   INSERT INTO syncline_kept_read_markers(of_scope, thread_key, read_up_to, unread) SELECT NEW.scope_id, NEW.thread_key, NEW.read_up_to, NEW.unread
     WHERE NOT EXISTS (SELECT 1 FROM syncline_kept_read_markers WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key);
   UPDATE syncline_kept_read_markers SET read_up_to = max(read_up_to, NEW.read_up_to), unread = NEW.unread
     WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key AND (read_up_to < NEW.read_up_to OR unread <> NEW.unread);
   UPDATE syncline_read_markers SET read_up_to = (SELECT read_up_to FROM syncline_kept_read_markers WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key)
     WHERE scope_id = NEW.scope_id AND thread_key = NEW.thread_key
-      AND read_up_to < (SELECT read_up_to FROM syncline_kept_read_markers WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key);
-END;
-CREATE TRIGGER IF NOT EXISTS _syncline_mirror_marker_update AFTER UPDATE ON syncline_read_markers WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying) BEGIN
-  DELETE FROM syncline_kept_read_markers WHERE of_scope = OLD.scope_id AND thread_key = OLD.thread_key AND (OLD.scope_id, OLD.thread_key) IS NOT (NEW.scope_id, NEW.thread_key);
-  INSERT INTO syncline_kept_read_markers(of_scope, thread_key, read_up_to, unread) SELECT NEW.scope_id, NEW.thread_key, NEW.read_up_to, NEW.unread
-    WHERE NOT EXISTS (SELECT 1 FROM syncline_kept_read_markers WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key);
-  UPDATE syncline_kept_read_markers SET read_up_to = max(read_up_to, NEW.read_up_to), unread = NEW.unread
-    WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key AND (read_up_to < NEW.read_up_to OR unread <> NEW.unread);
-  UPDATE syncline_read_markers SET read_up_to = (SELECT read_up_to FROM syncline_kept_read_markers WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key)
-    WHERE scope_id = NEW.scope_id AND thread_key = NEW.thread_key
-      AND read_up_to < (SELECT read_up_to FROM syncline_kept_read_markers WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key);
-END;
-CREATE TRIGGER IF NOT EXISTS _syncline_mirror_marker_delete AFTER DELETE ON syncline_read_markers WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying) BEGIN
-  DELETE FROM syncline_kept_read_markers WHERE of_scope = OLD.scope_id AND thread_key = OLD.thread_key;
-END;
-CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_marker_insert AFTER INSERT ON syncline_kept_read_markers BEGIN
+      AND read_up_to < (SELECT read_up_to FROM syncline_kept_read_markers WHERE of_scope = NEW.scope_id AND thread_key = NEW.thread_key);",
+        show: "
   UPDATE syncline_read_markers SET read_up_to = NEW.read_up_to, unread = NEW.unread
     WHERE scope_id = NEW.of_scope AND thread_key = NEW.thread_key AND (read_up_to, unread) IS NOT (NEW.read_up_to, NEW.unread);
   INSERT INTO syncline_read_markers(scope_id, thread_key, read_up_to, unread) SELECT NEW.of_scope, NEW.thread_key, NEW.read_up_to, NEW.unread
-    WHERE NOT EXISTS (SELECT 1 FROM syncline_read_markers WHERE scope_id = NEW.of_scope AND thread_key = NEW.thread_key);
-END;
-CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_marker_update AFTER UPDATE ON syncline_kept_read_markers BEGIN
-  UPDATE syncline_read_markers SET read_up_to = NEW.read_up_to, unread = NEW.unread
-    WHERE scope_id = NEW.of_scope AND thread_key = NEW.thread_key AND (read_up_to, unread) IS NOT (NEW.read_up_to, NEW.unread);
-  INSERT INTO syncline_read_markers(scope_id, thread_key, read_up_to, unread) SELECT NEW.of_scope, NEW.thread_key, NEW.read_up_to, NEW.unread
-    WHERE NOT EXISTS (SELECT 1 FROM syncline_read_markers WHERE scope_id = NEW.of_scope AND thread_key = NEW.thread_key);
-END;
-CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_marker_delete AFTER DELETE ON syncline_kept_read_markers BEGIN
-  DELETE FROM syncline_read_markers WHERE scope_id = OLD.of_scope AND thread_key = OLD.thread_key;
-END;
-CREATE TRIGGER IF NOT EXISTS _syncline_mirror_setting_insert AFTER INSERT ON syncline_scope_settings WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying) BEGIN
+    WHERE NOT EXISTS (SELECT 1 FROM syncline_read_markers WHERE scope_id = NEW.of_scope AND thread_key = NEW.thread_key);",
+    },
+    Mirror {
+        name: "setting",
+        seen: "syncline_scope_settings",
+        kept: SCOPE_SETTINGS,
+        key: "key",
+        carry: "
   INSERT INTO syncline_kept_scope_settings(of_scope, key, value) SELECT NEW.scope_id, NEW.key, NEW.value
     WHERE NOT EXISTS (SELECT 1 FROM syncline_kept_scope_settings WHERE of_scope = NEW.scope_id AND key = NEW.key);
-  UPDATE syncline_kept_scope_settings SET value = NEW.value WHERE of_scope = NEW.scope_id AND key = NEW.key AND value IS NOT NEW.value;
-END;
-CREATE TRIGGER IF NOT EXISTS _syncline_mirror_setting_update AFTER UPDATE ON syncline_scope_settings WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying) BEGIN
-  DELETE FROM syncline_kept_scope_settings WHERE of_scope = OLD.scope_id AND key = OLD.key AND (OLD.scope_id, OLD.key) IS NOT (NEW.scope_id, NEW.key);
-  INSERT INTO syncline_kept_scope_settings(of_scope, key, value) SELECT NEW.scope_id, NEW.key, NEW.value
-    WHERE NOT EXISTS (SELECT 1 FROM syncline_kept_scope_settings WHERE of_scope = NEW.scope_id AND key = NEW.key);
-  UPDATE syncline_kept_scope_settings SET value = NEW.value WHERE of_scope = NEW.scope_id AND key = NEW.key AND value IS NOT NEW.value;
-END;
-CREATE TRIGGER IF NOT EXISTS _syncline_mirror_setting_delete AFTER DELETE ON syncline_scope_settings WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying) BEGIN
-  DELETE FROM syncline_kept_scope_settings WHERE of_scope = OLD.scope_id AND key = OLD.key;
-END;
-CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_setting_insert AFTER INSERT ON syncline_kept_scope_settings BEGIN
+  UPDATE syncline_kept_scope_settings SET value = NEW.value WHERE of_scope = NEW.scope_id AND key = NEW.key AND value IS NOT NEW.value;",
+        show: "
   UPDATE syncline_scope_settings SET value = NEW.value WHERE scope_id = NEW.of_scope AND key = NEW.key AND value IS NOT NEW.value;
   INSERT INTO syncline_scope_settings(scope_id, key, value) SELECT NEW.of_scope, NEW.key, NEW.value
-    WHERE NOT EXISTS (SELECT 1 FROM syncline_scope_settings WHERE scope_id = NEW.of_scope AND key = NEW.key);
-END;
-CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_setting_update AFTER UPDATE ON syncline_kept_scope_settings BEGIN
-  UPDATE syncline_scope_settings SET value = NEW.value WHERE scope_id = NEW.of_scope AND key = NEW.key AND value IS NOT NEW.value;
-  INSERT INTO syncline_scope_settings(scope_id, key, value) SELECT NEW.of_scope, NEW.key, NEW.value
-    WHERE NOT EXISTS (SELECT 1 FROM syncline_scope_settings WHERE scope_id = NEW.of_scope AND key = NEW.key);
-END;
-CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_setting_delete AFTER DELETE ON syncline_kept_scope_settings BEGIN
-  DELETE FROM syncline_scope_settings WHERE scope_id = OLD.of_scope AND key = OLD.key;
-END;";
+    WHERE NOT EXISTS (SELECT 1 FROM syncline_scope_settings WHERE scope_id = NEW.of_scope AND key = NEW.key);",
+    },
+];
+
+impl Mirror {
+    /// Returns the triggers that carry both ways.
+    fn triggers(&self) -> String {
+        let Mirror { name, seen, kept, key, carry, show } = self;
+        let by_app = format!("ON {seen} WHEN NOT EXISTS (SELECT 1 FROM _syncline_applying) BEGIN");
+        let moved = format!("DELETE FROM {kept} WHERE of_scope = OLD.scope_id AND {key} = OLD.{key}");
+        format!(
+            "CREATE TRIGGER IF NOT EXISTS _syncline_mirror_{name}_insert AFTER INSERT {by_app}{carry}
+             END;
+             CREATE TRIGGER IF NOT EXISTS _syncline_mirror_{name}_update AFTER UPDATE {by_app}
+             {moved} AND (OLD.scope_id, OLD.{key}) IS NOT (NEW.scope_id, NEW.{key});{carry}
+             END;
+             CREATE TRIGGER IF NOT EXISTS _syncline_mirror_{name}_delete AFTER DELETE {by_app}
+             {moved};
+             END;
+             CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_{name}_insert AFTER INSERT ON {kept} BEGIN{show}
+             END;
+             CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_{name}_update AFTER UPDATE ON {kept} BEGIN{show}
+             END;
+             CREATE TRIGGER IF NOT EXISTS _syncline_mirror_kept_{name}_delete AFTER DELETE ON {kept} BEGIN
+             DELETE FROM {seen} WHERE scope_id = OLD.of_scope AND {key} = OLD.{key};
+             END;"
+        )
+    }
+}
 
 /// Who wrote a row, where a table counts unread ones: a column, or a part of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +176,9 @@ impl Tx<'_> {
             self.adopt_policies(n)?;
             self.show_table(n)?;
         }
-        self.conn.execute_batch(MIRRORS).doing("making the account's tables")?;
+        for mirror in &MIRRORS {
+            self.conn.execute_batch(&mirror.triggers()).doing("making the account's tables")?;
+        }
         Ok(())
     }
 
