@@ -583,7 +583,7 @@ impl Tx<'_> {
         // First, as ever: a row is saved with the values that its table has, and what is not absorbed yet would pass for old.
         self.absorb()?;
         let limit = Hlc::from_ms(limit_ms);
-        self.cache.writer = None;
+        self.retire_writers()?;
         let writer = self.writer()?;
         let mut count = 0;
         let pending: Vec<(i64, i64, Vec<u8>)> = {

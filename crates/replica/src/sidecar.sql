@@ -3,7 +3,8 @@
 
 CREATE TABLE _syncline_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
--- Writers, numbered so that a stamp takes nine bytes in a row's state. mine: an opening of this file.
+-- Writers, numbered so that a stamp takes nine bytes in a row's state. mine: 1 for an opening of this file, 2
+-- for one that stamps no more.
 CREATE TABLE _syncline_writer(n INTEGER PRIMARY KEY, writer BLOB NOT NULL UNIQUE, mine INTEGER NOT NULL DEFAULT 0);
 
 -- One row per scope: this replica's own sequence and, on a device, how far it has come with the authority's. role: what the account

@@ -8,7 +8,7 @@ use crate::registry::Registry;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
 use std::sync::Arc;
-use syncline_core::{ScopeId, Seq, WriterId};
+use syncline_core::{ScopeId, Seq, WriterId, planted};
 
 /// Time and randomness for one piece of work; they come from outside so that a simulation can replay it.
 pub struct Env {
@@ -56,8 +56,8 @@ pub(crate) struct Cache {
     pub numbers: HashMap<WriterId, i64>,
     pub scopes: HashMap<i64, Scope>,
     pub scope_numbers: HashMap<ScopeId, i64>,
-    /// This opening's writer, once it has stamped.
-    pub writer: Option<WriterId>,
+    /// This opening's writer, once it has stamped, and whether this transaction knows that it may go on.
+    pub writer: Option<(WriterId, bool)>,
     /// What must still be added to a scope's stored digest: written once per transaction, not once per row.
     pub digests: HashMap<i64, u64>,
     /// SQLite's schema cookie when capture was last found whole.
@@ -84,6 +84,9 @@ impl Cache {
         self.waiting = None;
         self.strays = None;
         self.inbox_stale = false;
+        if let Some(writer) = &mut self.writer {
+            writer.1 = false;
+        }
     }
 }
 
@@ -188,16 +191,32 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Returns this opening's writer, made when first needed.
+    /// Returns this opening's writer, made when first needed, and anew once it was retired.
     pub fn writer(&mut self) -> Result<WriterId> {
-        if let Some(writer) = self.cache.writer {
+        if let Some((writer, certain)) = self.cache.writer
+            && (certain || self.is_writing(writer)?)
+        {
+            self.cache.writer = Some((writer, true));
             return Ok(writer);
         }
-        let writer = if syncline_core::planted::on("writer_continued") { WriterId([7; 16]) } else { self.env.id(WriterId::from_random) };
+        let writer = if planted::on("writer_continued") { WriterId([7; 16]) } else { self.env.id(WriterId::from_random) };
         let n = self.writer_number(writer)?;
         self.conn.execute("UPDATE _syncline_writer SET mine = 1 WHERE n = ?1", [n]).doing("noting a writer")?;
-        self.cache.writer = Some(writer);
+        self.cache.writer = Some((writer, true));
         Ok(writer)
+    }
+    /// Whether a writer of this device may stamp: another process may have retired it.
+    fn is_writing(&mut self, writer: WriterId) -> Result<bool> {
+        let (conn, n) = (self.conn, self.writer_number(writer)?);
+        conn.prepare_cached("SELECT mine = 1 FROM _syncline_writer WHERE n = ?1").and_then(|mut q| q.query_row([n], |r| r.get(0))).doing("reading writers")
+    }
+    /// Retires every writer of this device, other processes' too: their next write is a new writer's.
+    ///
+    /// For when stamps are given up: a later stamp of the same writer would claim to have seen them.
+    pub(crate) fn retire_writers(&mut self) -> Result<()> {
+        self.cache.writer = None;
+        self.conn.execute("UPDATE _syncline_writer SET mine = 2 WHERE mine = 1", []).doing("retiring writers")?;
+        Ok(())
     }
     /// Returns a writer's number here, giving it one if it is new.
     pub fn writer_number(&mut self, writer: WriterId) -> Result<i64> {

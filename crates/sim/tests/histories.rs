@@ -110,3 +110,8 @@ fn rows_that_stay_behind_are_not_acknowledged_with_what_went_around_them() {
         check(seed, &Options::default());
     }
 }
+
+#[test]
+fn whoever_dates_its_writes_anew_ends_the_other_processes_writers_too() {
+    check(674264911278, &Options::default());
+}
