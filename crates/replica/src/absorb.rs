@@ -324,18 +324,17 @@ impl Tx<'_> {
                     row.fill(t, image);
                 }
                 None if leaves => {
-                    // What was edited since belongs to the other scope; here nobody knows any more what it was.
+                    // What was edited since belongs to the other scope; here nobody knows any more what it was, nor needs to: nothing
+                    // revives a row that moved away. A cleared value would be a write, and could outlive an insert that it had not seen.
                     row.fill(t, there.unwrap_or_default());
                     let edited: Vec<usize> = match (fold.inserted, fold.anything) {
                         (None, None) => fold.times.iter().map(|x| x.0).collect(),
                         _ => t.shown.clone(),
                     };
-                    let stamp = Stamp { hlc: at(fold.last).max(least), writer };
                     for c in edited.into_iter().filter(|_| !planted::on("moved_values_left_behind")) {
-                        if row.state.cell(c).is_some() && !row.state.is_derived(c) {
+                        if !row.state.is_derived(c) {
                             row.state.set_extra(c, None);
-                            row.state.write(c, stamp, Value::Null);
-                            changed.insert(c);
+                            row.state.set_cell(c, None);
                         }
                     }
                 }
