@@ -352,6 +352,7 @@ pub fn cursors(conn: &Connection) -> Result<Vec<CursorInfo>, ApiError> {
 }
 
 /// A device as the store knows it.
+#[derive(Clone)]
 pub(crate) struct KnownDevice {
     pub account: String,
     pub public_key: [u8; 32],

@@ -50,6 +50,10 @@ pub trait Authority: Send + Sync + 'static {
     fn parts_dir(&self) -> Option<std::path::PathBuf>;
     /// See `Engine::authenticate`.
     fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError>;
+    /// Whose bearer it is, where that can be told at once. Only for `sync`, which then finds out itself whether the device still may.
+    fn known_caller(&self, _bearer: &str) -> Option<Caller> {
+        None
+    }
     /// See `Engine::enrol`.
     fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, ApiError>;
     /// See `Engine::sync`.
@@ -223,17 +227,29 @@ async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
 
 /// Who asks. Looks at headers only.
 async fn caller(app: &Arc<App>, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let bearer = bearer(headers)?.to_owned();
+    ask(app, move |app| app.authority.authenticate(&bearer)).await
+}
+
+/// Who asks to sync.
+async fn syncing_caller(app: &Arc<App>, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    match app.authority.known_caller(bearer(headers)?) {
+        Some(caller) => Ok(caller),
+        None => caller(app, headers).await,
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
     let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let bearer = header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let Some((_, bearer)) = bearer else {
         return Err(ApiError::Unauthorized("send `Authorization: Bearer …`, signed with the device's key; see docs/protocol.md".into()));
     };
-    let bearer = bearer.trim().to_owned();
-    ask(app, move |app| app.authority.authenticate(&bearer)).await
+    Ok(bearer.trim())
 }
 
 async fn sync(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let (caller, format) = match (caller(&app, &headers).await, Format::of_request(&headers)) {
+    let (caller, format) = match (syncing_caller(&app, &headers).await, Format::of_request(&headers)) {
         (Ok(caller), Ok(format)) => (caller, format),
         (Err(e), _) | (_, Err(e)) => {
             // A bearer that was damaged on its way says nothing about the device.

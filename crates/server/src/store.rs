@@ -47,6 +47,12 @@ impl Authority for Store {
             Store::Postgres(postgres) => postgres.authenticate(bearer),
         }
     }
+    fn known_caller(&self, bearer: &str) -> Option<Caller> {
+        match self {
+            Store::Sqlite(_) => None,
+            Store::Postgres(postgres) => postgres.known_caller(bearer),
+        }
+    }
     fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, ApiError> {
         match self {
             Store::Sqlite(engine) => engine.enrol(request),

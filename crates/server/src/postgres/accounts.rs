@@ -1,10 +1,12 @@
 //! Accounts, enrolment tokens, devices, bearers and acknowledgements in PostgreSQL; what they mean is in `crate::accounts`.
 
 use crate::accounts::{self as shared, AccountInfo, Caller, Claim, DeviceInfo, Enrolled, KnownDevice, LAST_SEEN_STEP_MS};
-use crate::api_error::ApiError;
+use crate::api_error::{ApiError, SealKey};
 use crate::issuer::Vouched;
 use crate::postgres::db::{Tx, internal};
 use deadpool_postgres::Pool;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use syncline_core::{DeviceId, EnrolRequest, HistoryId, ScopeId, Seq};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -41,6 +43,14 @@ pub async fn create_token(tx: &Tx, account: &str, random: [u8; 32], ttl_ms: i64,
 pub async fn check_device(tx: &Tx, device: DeviceId) -> Result<(), ApiError> {
     let known = tx.query("SELECT 1 FROM syncline.device WHERE device_id = $1 AND revoked_ms IS NULL", &[(&&device.0[..], Type::BYTEA)]).await?;
     if known.is_empty() { Err(ApiError::DeviceRevoked(Default::default())) } else { Ok(()) }
+}
+
+/// Refuses a device that was revoked since it was last looked up.
+pub async fn check_caller(tx: &Tx, device: DeviceId) -> Result<(), ApiError> {
+    match find_device(tx, device).await? {
+        Some(known) if !known.revoked => Ok(()),
+        known => Err(ApiError::DeviceRevoked(SealKey(known.and_then(|k| k.seal_key)))),
+    }
 }
 
 /// See `crate::accounts::vouch`.
@@ -92,11 +102,33 @@ pub async fn enrol(tx: &Tx, request: &EnrolRequest, now_ms: i64) -> Result<Enrol
 }
 
 /// Returns whose bearer it is. Reads only.
-pub async fn authenticate(pool: &Pool, bearer: &str, history: HistoryId, now_ms: i64) -> Result<Caller, ApiError> {
+pub async fn authenticate(pool: &Pool, seen: &Seen, bearer: &str, history: HistoryId, now_ms: i64) -> Result<Caller, ApiError> {
     let claim = Claim::parse(bearer).ok_or_else(shared::bad_bearer)?;
     let rows = Tx::look(pool, FIND_DEVICE, &[(&&claim.device_id.0[..], Type::BYTEA)]).await?;
     let known = known_device(&rows)?;
-    shared::judge(&claim, known, history, now_ms)
+    let caller = shared::judge(&claim, known.clone(), history, now_ms)?;
+    let mut seen = seen.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if seen.len() >= SEEN_MAX {
+        seen.clear();
+    }
+    seen.extend(known.map(|k| (claim.device_id, k)));
+    Ok(caller)
+}
+
+/// Devices kept in memory; about 200 bytes each.
+const SEEN_MAX: usize = 10_000;
+
+/// Devices that this process has looked up. Their accounts and keys never change; whether they were revoked since, it does not know.
+#[derive(Default)]
+pub struct Seen(Mutex<HashMap<DeviceId, KnownDevice>>);
+
+impl Seen {
+    /// Returns whose bearer it is, if the device was looked up before and the bearer is good.
+    pub fn caller(&self, bearer: &str, history: HistoryId, now_ms: i64) -> Option<Caller> {
+        let claim = Claim::parse(bearer)?;
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&claim.device_id).cloned()?;
+        shared::judge(&claim, Some(known), history, now_ms).ok()
+    }
 }
 
 const FIND_DEVICE: &str = "SELECT account, public_key, revoked_ms IS NOT NULL, key_block, seal_key FROM syncline.device WHERE device_id = $1";

@@ -119,12 +119,13 @@ impl Tx {
     }
     /// Ends the transaction; what it wrote is durable when this returns.
     pub async fn commit(self) -> Result<(), ApiError> {
-        self.commit_after(async |_| Ok(())).await
+        self.commit_after(async |_| Ok(()), "").await
     }
-    /// Does one thing more, and ends the transaction in the same go.
-    pub async fn commit_after(mut self, last: impl AsyncFnOnce(&Tx) -> Result<(), ApiError>) -> Result<(), ApiError> {
+    /// Does one thing more, ends the transaction, and runs a statement that stands for itself, all in the same go.
+    pub async fn commit_after(mut self, last: impl AsyncFnOnce(&Tx) -> Result<(), ApiError>, then: &str) -> Result<(), ApiError> {
         // Where the last thing failed, the COMMIT undoes.
-        let (done, ended) = join(last(&self), self.batch("COMMIT")).await;
+        let end = format!("COMMIT; {then}");
+        let (done, ended) = join(last(&self), self.batch(&end)).await;
         done.and(ended)?;
         drop(self.client.take());
         Ok(())

@@ -46,7 +46,7 @@ use crate::issuer::Vouched;
 use crate::push_token::{WakeCall, Woken};
 use db::{Purpose, Tx, is_contended};
 use deadpool_postgres::Pool;
-use futures_util::future::{join, try_join, try_join_all, try_join4};
+use futures_util::future::{join, try_join, try_join_all, try_join5};
 use push::Looked;
 use registry::Registry;
 use scope::Scope;
@@ -56,6 +56,7 @@ use syncline_core::{
     Cursor, DeviceId, EnrolRequest, EnrolResponse, HistoryId, Limits, Schema, ScopeAnswer, ScopeId, Seq, SourceId, SyncRequest, SyncResponse, WriterId,
 };
 use syncline_replica::config::Config;
+use tokio::runtime::Runtime;
 use tokio::sync::broadcast;
 use tokio_postgres::types::Type;
 
@@ -74,7 +75,7 @@ const TRIES: u32 = 12;
 pub struct Postgres {
     inner: Arc<Inner>,
     // Ends with the store; never dropped inside of another runtime's thread, which must not block.
-    runtime: Option<tokio::runtime::Runtime>,
+    runtime: Option<Runtime>,
 }
 
 /// What all tasks of a server share.
@@ -86,6 +87,7 @@ pub(crate) struct Inner {
     role: Option<String>,
     history: HistoryId,
     limits: Limits,
+    devices: accounts::Seen,
     tables: Tables,
     /// This process's writer: it stamps what SQL clients wrote.
     writer: WriterId,
@@ -164,6 +166,7 @@ impl Postgres {
             role,
             history,
             limits: Limits::default(),
+            devices: accounts::Seen::default(),
             tables: Tables::default(),
             writer: env.id(WriterId::from_random),
             source,
@@ -179,7 +182,7 @@ impl Postgres {
     fn block<T>(&self, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
         match &self.runtime {
             Some(runtime) => runtime.block_on(work),
-            None => Err(ApiError::Unavailable("the server is stopping".into())),
+            None => Err(stopping()),
         }
     }
 
@@ -190,7 +193,13 @@ impl Postgres {
     /// Returns whose bearer it is.
     pub fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError> {
         let inner = &self.inner;
-        self.block(accounts::authenticate(&inner.pool, bearer, inner.history, inner.env().now_ms))
+        self.block(accounts::authenticate(&inner.pool, &inner.devices, bearer, inner.history, inner.env().now_ms))
+    }
+    /// Returns whose bearer it is, if that is known without asking the database. Only for `sync`, which asks with its first statement
+    /// whether the device was revoked.
+    pub fn known_caller(&self, bearer: &str) -> Option<Caller> {
+        let inner = &self.inner;
+        inner.devices.caller(bearer, inner.history, inner.env().now_ms)
     }
     /// Enrols a device, and takes its tables over.
     pub fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, ApiError> {
@@ -204,7 +213,11 @@ impl Postgres {
     }
     /// Commits what is pushed and reads what has changed.
     pub fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncResponse, ApiError> {
-        self.block(self.inner.sync(caller, &request))
+        let (inner, caller) = (self.inner.clone(), caller.clone());
+        // Beside the tasks that speak with the database, rather than on a thread of its own: each answer would have to wake it.
+        let syncing = |runtime: &Runtime| runtime.spawn(async move { inner.sync(&caller, &request).await });
+        let ended = self.runtime.as_ref().map(syncing).ok_or_else(stopping)?;
+        self.block(async { ended.await.map_err(|e| db::internal("syncing", e))? })
     }
     /// Reads changes as JSON: whole bundles, about `limit` rows.
     pub fn changes(&self, caller: &Caller, scope: &ScopeId, cursor: Option<Cursor>, limit: usize) -> Result<serde_json::Value, ApiError> {
@@ -290,6 +303,10 @@ impl Drop for Postgres {
             runtime.shutdown_background();
         }
     }
+}
+
+fn stopping() -> ApiError {
+    ApiError::Unavailable("the server is stopping".into())
 }
 
 impl Inner {
@@ -412,7 +429,8 @@ impl Inner {
             // Of all the account's scopes; from the wall on, only those asked about are there.
             let written = sharing::written(tx, &caller.account);
             let looks = (self.tables.current(tx), sharing::memberships(tx, &caller.account), sharing::moved(tx, caller, request));
-            let own = try_join4(written, looks.0, looks.1, looks.2);
+            let device = accounts::check_caller(tx, caller.device_id);
+            let own = async { try_join5(device, written, looks.0, looks.1, looks.2).await.map(|all| (all.1, all.2, all.3, all.4)) };
             let scopes = || try_join_all(request.scopes.iter().map(|s| Scope::read(tx, &s.scope)));
             let ((written, registry, members, moved), here) = match &self.role {
                 None => try_join(own, scopes()).await?,

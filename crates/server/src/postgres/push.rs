@@ -6,10 +6,12 @@ use crate::api_error::ApiError;
 use crate::postgres::absorb::{absorb_of, writers};
 use crate::postgres::commit::{self, Mode, Receipt};
 use crate::postgres::db::{Purpose, Tx, is_contended};
+use crate::postgres::registry::{Registry, literal};
 use crate::postgres::scope::Scope;
-use crate::postgres::{Inner, TRIES, pause, pull, sharing, wall};
-use futures_util::future::{try_join_all, try_join3};
+use crate::postgres::{Inner, TRIES, accounts, pause, pull, sharing, wall};
+use futures_util::future::{try_join, try_join_all, try_join3};
 use std::collections::HashMap;
+use std::sync::Arc;
 use syncline_core::{MemberRole, Outcome, ScopeId, ScopeRequest, Seq, SyncRequest};
 
 /// What looking at a scope's push came to.
@@ -76,8 +78,9 @@ impl Inner {
                     return Ok(looked.into_iter().map(Looked::held_back).collect());
                 }
                 Ok(Tried::Done(looked, moved)) => {
-                    tx.commit_after(async |tx| try_join_all(moved.iter().map(|s| s.save(tx))).await.map(drop)).await?;
-                    moved.iter().for_each(|s| self.wakes.moved(&s.id, Some(s.seq)));
+                    let told = telling(&moved);
+                    tx.commit_after(async |tx| try_join_all(moved.iter().map(|s| s.save(tx))).await.map(drop), &told).await?;
+                    moved.iter().for_each(|s| self.wakes.heard(&s.id, s.seq));
                     return Ok(looked);
                 }
                 Ok(Tried::Objected(n)) => {
@@ -100,26 +103,8 @@ impl Inner {
 
     async fn try_push(&self, tx: &Tx, caller: &Caller, asked: &[&ScopeRequest], modes: &[Mode], again: bool) -> Result<Tried, ApiError> {
         let env = self.env();
-        // Every server takes locks in the same order: by the scopes' names.
-        let mut order: Vec<usize> = Vec::with_capacity(asked.len());
-        for (i, asked) in asked.iter().enumerate() {
-            // Before the lock: who is no member holds nobody up.
-            if may_see(tx, caller, asked).await?.is_some() {
-                order.push(i);
-            }
-        }
-        order.sort_by_key(|i| &asked[*i].scope.0);
-        let names: Vec<&str> = order.iter().map(|i| asked[*i].scope.0.as_str()).collect();
-        wall::enter(tx, self.role.as_deref(), &names).await?;
-        let mut locked: HashMap<usize, (Scope, MemberRole)> = HashMap::new();
-        for i in &order {
-            let Some(scope) = Scope::lock(tx, &asked[*i].scope).await? else { continue };
-            // And under it: nobody comes or goes meanwhile.
-            if let Some(role) = may_see(tx, caller, asked[*i]).await? {
-                locked.insert(*i, (scope, role));
-            }
-        }
-        let registry = self.tables.current(tx).await?;
+        // Whose bearer it is was known; whether the device still may is asked with the first statement.
+        let ((), (order, mut locked, registry)) = try_join(accounts::check_caller(tx, caller.device_id), self.lock(tx, caller, asked)).await?;
         for (scope, push) in order.iter().filter_map(|i| Some((&locked.get(i)?.0, asked[*i].push.as_ref()?))).filter(|_| again) {
             commit::lock_rows(tx, &registry, scope, push, &self.limits, env.now_ms).await?;
         }
@@ -161,6 +146,54 @@ impl Inner {
         }
         Ok(Tried::Done(looked, moved))
     }
+
+    /// Locks the scopes of pushes that the caller sees. Returns the order in which they were locked, them by their place, and the
+    /// tables.
+    async fn lock(
+        &self,
+        tx: &Tx,
+        caller: &Caller,
+        asked: &[&ScopeRequest],
+    ) -> Result<(Vec<usize>, HashMap<usize, (Scope, MemberRole)>, Arc<Registry>), ApiError> {
+        // Every server takes locks in the same order: by the scopes' names.
+        let mut order: Vec<usize> = Vec::with_capacity(asked.len());
+        for (i, asked) in asked.iter().enumerate() {
+            // Before the lock: who is no member holds nobody up.
+            if may_see(tx, caller, asked).await?.is_some() {
+                order.push(i);
+            }
+        }
+        order.sort_by_key(|i| &asked[*i].scope.0);
+        let names: Vec<&str> = order.iter().map(|i| asked[*i].scope.0.as_str()).collect();
+        wall::enter(tx, self.role.as_deref(), &names).await?;
+        let mut locked = HashMap::new();
+        let mut registry = None;
+        for i in &order {
+            // The tables as they are under the first lock.
+            let (scope, tables) = try_join(Scope::lock(tx, &asked[*i].scope), self.tables.current(tx)).await?;
+            registry.get_or_insert(tables);
+            let Some(scope) = scope else { continue };
+            // And under it: nobody comes or goes meanwhile.
+            if let Some(role) = may_see(tx, caller, asked[*i]).await? {
+                locked.insert(*i, (scope, role));
+            }
+        }
+        let registry = match registry {
+            Some(registry) => registry,
+            None => self.tables.current(tx).await?,
+        };
+        Ok((order, locked, registry))
+    }
+}
+
+/// The statement that tells other servers what moved, behind the commit. A COMMIT that undid moved nothing.
+fn telling(moved: &[Scope]) -> String {
+    let tell = |s: &Scope| {
+        let told = serde_json::to_string(&[(&s.id, s.seq)]).unwrap_or_default();
+        let (told, id) = (literal(&told), literal(&s.id.0));
+        format!("SELECT pg_notify('syncline', {told}) FROM syncline.scope WHERE scope_id = {id} AND seq >= {}", s.seq.0)
+    };
+    moved.iter().map(tell).collect::<Vec<_>>().join("; ")
 }
 
 async fn may_see(tx: &Tx, caller: &Caller, asked: &ScopeRequest) -> Result<Option<MemberRole>, ApiError> {

@@ -58,7 +58,7 @@ impl Wakes {
         self.some.notify_one();
     }
     /// Tells streams of this server.
-    fn heard(&self, scope: &ScopeId, head: Seq) {
+    pub fn heard(&self, scope: &ScopeId, head: Seq) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         // A message that comes late says less than what is known.
         let known = watched.get_mut(scope).map(|w| {
