@@ -12,6 +12,7 @@ mod latency;
 mod local;
 mod memory;
 mod merge;
+mod plain_postgres;
 mod proxy;
 mod row;
 mod watchers;

@@ -15,7 +15,7 @@ const START: Duration = Duration::from_secs(20);
 const SCHEMA: &str = "
 CREATE TABLE visit(id TEXT PRIMARY KEY, customer TEXT NOT NULL, day TEXT NOT NULL, minutes INTEGER NOT NULL, fee REAL, notes TEXT);
 CREATE TABLE page(id TEXT PRIMARY KEY, title TEXT, body TEXT);";
-const NOTES: &str = "Filter changed, pressure checked; the customer asks for a quote on the second boiler.";
+pub const NOTES: &str = "Filter changed, pressure checked; the customer asks for a quote on the second boiler.";
 
 /// Makes a database with the tables and nothing of Syncline in it.
 pub fn plain(path: &Path) -> anyhow::Result<Connection> {
@@ -51,10 +51,14 @@ pub fn insert(conn: &Connection, from: usize, to: usize) -> anyhow::Result<()> {
 pub fn insert_in(conn: &Connection, from: usize, to: usize) -> rusqlite::Result<()> {
     let mut insert = conn.prepare_cached("INSERT INTO visit VALUES(?1, ?2, ?3, ?4, ?5, ?6)")?;
     for n in from..to {
-        let id = format!("{:016x}", (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        insert.execute(params![id, "Baker & Daughters", "2026-11-21", n as i64 % 480, n as f64 * 0.25, NOTES])?;
+        insert.execute(params![visit_id(n), "Baker & Daughters", "2026-11-21", n as i64 % 480, n as f64 * 0.25, NOTES])?;
     }
     Ok(())
+}
+
+/// Returns the key of a row by number.
+pub fn visit_id(n: usize) -> String {
+    format!("{:016x}", (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 /// Returns the bytes of a database once its WAL is in it.
