@@ -4,7 +4,7 @@ use crate::image::{self, ACCOUNT};
 use crate::ledger::{Check, Ledger, Who};
 use crate::rng::Rng;
 use crate::site::{Doubt, How, Site};
-use crate::spy;
+use crate::spy::{self, Mirror};
 use crate::vfs::Disk;
 use rusqlite::Connection;
 use syncline::session::Session;
@@ -161,7 +161,7 @@ impl Device {
         match done {
             Ok(value) => {
                 self.site.committed(replica.conn(), ledger, how)?;
-                check_digest(replica.conn()).map_err(|e| format!("{e} at device {}", self.site.who))?;
+                check_digest(replica.conn(), &self.site.mirror).map_err(|e| format!("{e} at device {}", self.site.who))?;
                 Ok(Ran::Done(value))
             }
             Err(e) => Err(format!("ERROR at device {}: {e}", self.site.who)),
@@ -177,23 +177,13 @@ impl Device {
 }
 
 /// Checks that what a replica says of all its rows is the sum of what it says of each.
-fn check_digest(conn: &Connection) -> Check {
-    let failed = |e: rusqlite::Error| format!("ERROR reading a digest: {e}");
-    let mut q = conn.prepare_cached("SELECT scope, hash, tbl, key FROM _syncline_row").map_err(failed)?;
-    let mut sums: std::collections::BTreeMap<i64, i64> = std::collections::BTreeMap::new();
-    let mut rows = q.query([]).map_err(failed)?;
-    while let Some(row) = rows.next().map_err(failed)? {
-        let sum = sums.entry(row.get(0).map_err(failed)?).or_default();
-        *sum = sum.wrapping_add(row.get(1).map_err(failed)?);
+fn check_digest(conn: &Connection, mirror: &Mirror) -> Check {
+    let digest: i64 = conn
+        .prepare_cached("SELECT digest FROM _syncline_scope WHERE n = 1")
+        .and_then(|mut q| q.query_row([], |r| r.get(0)))
+        .map_err(|e| format!("ERROR reading a digest: {e}"))?;
+    match mirror.digest() {
+        sum if sum == digest => Ok(()),
+        sum => Err(format!("SUM of the rows is {sum:x}, and the digest {digest:x}")),
     }
-    let mut q = conn.prepare_cached("SELECT n, digest FROM _syncline_scope").map_err(failed)?;
-    let mut scopes = q.query([]).map_err(failed)?;
-    while let Some(row) = scopes.next().map_err(failed)? {
-        let (n, digest): (i64, i64) = (row.get(0).map_err(failed)?, row.get(1).map_err(failed)?);
-        let sum = sums.get(&n).copied().unwrap_or(0);
-        if sum != digest {
-            return Err(format!("SUM of the rows of scope {n} is {sum:x}, and its digest {digest:x}"));
-        }
-    }
-    Ok(())
 }

@@ -23,6 +23,8 @@ pub struct Raw {
     pub pending: Option<Vec<u8>>,
     /// The state, without values.
     pub state: Vec<u8>,
+    /// What the row adds to the digest.
+    pub hash: i64,
 }
 
 /// What was seen.
@@ -70,21 +72,21 @@ impl Tape {
 
 const TRIGGERS: &str = "
     CREATE TEMP TRIGGER spy_insert AFTER INSERT ON main._syncline_row BEGIN
-      SELECT spy_row(NEW.tbl, NEW.key, NEW.seq, NEW.version, NEW.kind, NEW.pend, NEW.state); END;
+      SELECT spy_row(NEW.tbl, NEW.key, NEW.seq, NEW.version, NEW.kind, NEW.pend, NEW.state, NEW.hash); END;
     CREATE TEMP TRIGGER spy_update AFTER UPDATE ON main._syncline_row BEGIN
-      SELECT spy_row(NEW.tbl, NEW.key, NEW.seq, NEW.version, NEW.kind, NEW.pend, NEW.state); END;
+      SELECT spy_row(NEW.tbl, NEW.key, NEW.seq, NEW.version, NEW.kind, NEW.pend, NEW.state, NEW.hash); END;
     CREATE TEMP TRIGGER spy_delete AFTER DELETE ON main._syncline_row BEGIN
-      SELECT spy_row(OLD.tbl, OLD.key, NULL, NULL, NULL, NULL, NULL); END;
+      SELECT spy_row(OLD.tbl, OLD.key, NULL, NULL, NULL, NULL, NULL, NULL); END;
     CREATE TEMP TRIGGER spy_writer AFTER INSERT ON main._syncline_writer BEGIN SELECT spy_writer(NEW.n, NEW.writer); END;";
 
 /// Lets a tape run on a connection.
 pub fn install(conn: &Connection, tape: &Tape) -> rusqlite::Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_INNOCUOUS;
     let rows = tape.clone();
-    conn.create_scalar_function("spy_row", 7, flags, move |ctx| {
+    conn.create_scalar_function("spy_row", 8, flags, move |ctx| {
         let state = match ctx.get_raw(6) {
             ValueRef::Null => None,
-            _ => Some(Raw { seq: ctx.get(2)?, version: ctx.get(3)?, kind: ctx.get(4)?, pending: ctx.get(5)?, state: ctx.get(6)? }),
+            _ => Some(Raw { seq: ctx.get(2)?, version: ctx.get(3)?, kind: ctx.get(4)?, pending: ctx.get(5)?, state: ctx.get(6)?, hash: ctx.get(7)? }),
         };
         rows.push(Seen::Row(ctx.get(0)?, Key(ctx.get(1)?), state));
         Ok(0)
@@ -134,9 +136,9 @@ impl Mirror {
             let (n, writer) = row?;
             mirror.writers.insert(n, writer);
         }
-        let mut q = conn.prepare_cached("SELECT tbl, key, seq, version, kind, pend, state FROM _syncline_row")?;
+        let mut q = conn.prepare_cached("SELECT tbl, key, seq, version, kind, pend, state, hash FROM _syncline_row")?;
         let rows = q.query_map([], |r| {
-            let raw = Raw { seq: r.get(2)?, version: r.get(3)?, kind: r.get(4)?, pending: r.get(5)?, state: r.get(6)? };
+            let raw = Raw { seq: r.get(2)?, version: r.get(3)?, kind: r.get(4)?, pending: r.get(5)?, state: r.get(6)?, hash: r.get(7)? };
             Ok(((r.get(0)?, Key(r.get(1)?)), raw))
         })?;
         for row in rows {
@@ -153,6 +155,10 @@ impl Mirror {
             Seen::Writer(n, writer) => drop(self.writers.insert(*n, *writer)),
             Seen::Savepoint | Seen::Undone | Seen::Released => {}
         }
+    }
+    /// Returns what the rows together should have as their digest.
+    pub fn digest(&self) -> i64 {
+        self.rows.values().fold(0, |sum, raw| sum.wrapping_add(raw.hash))
     }
     /// Decodes a row's state; a row that is not here has the empty one.
     pub fn state(&self, table: i64, key: &Key) -> Result<RowState, String> {
