@@ -195,12 +195,7 @@ impl Tx<'_> {
         let was_shown = row.is_shown();
         if row.state.is_dead() {
             if was_shown {
-                if !t.heirs.is_empty()
-                    && let Some(values) = t.read(self, scope, &row.key)?
-                {
-                    self.note_strays_of(t, &row.key, &values)?;
-                }
-                t.delete(self, scope, &row.key)?;
+                self.take_out(scope, t, &row.key)?;
                 out.changed.push((scope.n, t.n, row.key.clone()));
                 out.check.push((scope.clone(), t.clone(), row.key.clone()));
             } else if row.kind == Kind::Shelved {
@@ -238,7 +233,7 @@ impl Tx<'_> {
                 let clash = Clash::from_error(e)?;
                 if was_shown {
                     // Its old version must go too: it is not the truth, and may be in another row's way.
-                    t.delete(self, scope, &row.key)?;
+                    self.take_out(scope, t, &row.key)?;
                     out.check.push((scope.clone(), t.clone(), row.key.clone()));
                 }
                 row.kind = Kind::Shelved;
@@ -337,7 +332,7 @@ impl Tx<'_> {
             let t = self.registry()?.get(table)?;
             if let Some(row) = self.load(scope, &t, &key)? {
                 if row.is_shown() {
-                    t.delete(self, scope, &key)?;
+                    self.take_out(scope, &t, &key)?;
                     out.changed.push((scope.n, table, key.clone()));
                     out.check.push((scope.clone(), t.clone(), key.clone()));
                 }

@@ -281,15 +281,17 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Notes the children of a row that is going: they may have to follow it.
-    pub(crate) fn note_strays_of(&mut self, t: &Table, key: &Key, values: &[Value]) -> Result<()> {
-        if self.role == Role::Authority || t.heirs.is_empty() {
-            return Ok(());
+    /// Takes a row out of its table. Its children may have to follow it to where it is shown next.
+    pub(crate) fn take_out(&mut self, scope: &Scope, t: &Table, key: &Key) -> Result<()> {
+        if self.role == Role::Device
+            && !t.heirs.is_empty()
+            && let Some(values) = t.read(self, scope, key)?
+        {
+            for (heir, key) in self.heirs(t, key, &values)? {
+                self.note_stray(&heir, &key)?;
+            }
         }
-        for (heir, key) in self.heirs(t, key, values)? {
-            self.note_stray(&heir, &key)?;
-        }
-        Ok(())
+        t.delete(self, scope, key)
     }
 
     /// Lists strays whose parent has turned up elsewhere: (table, key, where they are, where they belong). Forgets those that are home.

@@ -248,7 +248,7 @@ impl Tx<'_> {
         for (table, key) in &rows {
             let t = self.registry()?.get(*table)?;
             if !planted::on("lost_rows_stay") {
-                t.delete(self, scope, key)?;
+                self.take_out(scope, &t, key)?;
             }
             out.changed.push((scope.n, *table, key.clone()));
         }

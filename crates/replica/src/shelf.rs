@@ -332,7 +332,7 @@ impl Tx<'_> {
                 }
                 self.note_local(&to, &t, &mut entering, &changed, true, Seq(0))?;
             } else if shown {
-                t.delete(self, &at, &key)?;
+                self.take_out(&at, &t, &key)?;
             }
             row.kind = Kind::Shelved;
             row.state.move_away(Stamp { hlc: now.max(row.state.next_hlc()), writer }, &t.policies);
@@ -348,7 +348,7 @@ impl Tx<'_> {
         if row.is_new() {
             return Ok(());
         }
-        t.delete(self, scope, key)?;
+        self.take_out(scope, t, key)?;
         row.kind = Kind::Shelved;
         self.shelve_note(scope, t, key, clash)?;
         self.save(scope, t, &mut row)?;

@@ -221,7 +221,7 @@ impl World {
                 return Err(format!("FUTURE: the authority took a stamp from the future of row {key:?} in {table}: {state:?}"));
             }
             for op in &row.ops {
-                if !state.ctx.covers(&op.stamp) && !self.forgiven.contains(&op.stamp) && !self.ledger.set_aside.contains(&op.stamp) {
+                if !state.ctx.covers(&op.stamp) && !self.forgiven.contains(&(*t, key.clone(), op.stamp)) && !row.set_aside.contains(&op.stamp) {
                     return Err(format!("LOST: the authority never got {op:?} of row {key:?} in {table}"));
                 }
             }
@@ -259,7 +259,7 @@ impl World {
             let table = &VARIANTS[self.variant].tables[*t];
             let number = self.server.site.numbers[*t];
             let state = self.server.site.mirror.state(number, key)?;
-            if state.is_dead() || row.ops.iter().any(|o| self.ledger.set_aside.contains(&o.stamp)) {
+            if state.is_dead() || row.ops.iter().any(|o| row.set_aside.contains(&o.stamp)) {
                 continue;
             }
             for (c, (name, _)) in table.columns.iter().enumerate().filter(|(_, k)| k.1.policy() == syncline_core::Policy::Lww) {

@@ -51,6 +51,8 @@ pub struct Row {
     pub collected: Vec<Vv>,
     /// Whether it was deleted somewhere while no trigger was there: what only that place knew of its values is gone.
     pub unseen: bool,
+    /// Writes of a row whose integer key turned out to be another row's, and writes that were dated anew.
+    pub set_aside: BTreeSet<Stamp>,
     /// Of a table that rejects: what devices knew of the row at some time. To decide that a merged row stays as it is writes nothing.
     known: Vec<Vv>,
 }
@@ -76,8 +78,6 @@ pub struct Ledger {
     /// What is absorbed now is absorbed together, under this number.
     pub group: Option<u64>,
     groups: u64,
-    /// Writes of rows whose integer key turned out to be another row's, and writes that were dated anew.
-    pub set_aside: BTreeSet<Stamp>,
 }
 
 /// A failure in words; the first word names its kind.
@@ -103,7 +103,7 @@ impl Ledger {
         if !before.ctx.within(&after.ctx) && set_aside {
             // Two things got one integer key. The row is the authority's; this one's values wait for a decision, as a new row.
             let gone = row.ops.iter().map(|o| o.stamp).filter(|s| before.ctx.covers(s) && !after.ctx.covers(s));
-            self.set_aside.extend(gone);
+            row.set_aside.extend(gone.collect::<Vec<_>>());
         } else if !before.ctx.within(&after.ctx) {
             return Err(format!("CONTEXT of row {at:?} went back at {}: {:?} to {:?}", name(by), before.ctx, after.ctx));
         }
@@ -129,7 +129,7 @@ impl Ledger {
                 let knew: Vec<&Op> = if op.begins_a_life() {
                     vec![]
                 } else {
-                    row.ops.iter().filter(|o| op.seen.covers(&o.stamp) && (row.also.is_empty() || !self.set_aside.contains(&o.stamp))).collect()
+                    row.ops.iter().filter(|o| op.seen.covers(&o.stamp) && (row.also.is_empty() || !row.set_aside.contains(&o.stamp))).collect()
                 };
                 let effects = op.cells.iter().filter(|x| policies.get(x.0).is_some_and(|p| *p != Policy::Lww));
                 op.effects =
@@ -139,14 +139,14 @@ impl Ledger {
             }
         }
         if by == SERVER && !self.past_undone && rejects {
-            row.check_known(before, after, &self.set_aside).map_err(|e| format!("{e}; row {at:?}"))?;
+            row.check_known(before, after).map_err(|e| format!("{e}; row {at:?}"))?;
         }
         if by == SERVER && !self.past_undone && !before.is_dead() && !after.is_dead() {
             for c in (0..policies.len()).filter(|c| policies[*c] == Policy::Server) {
                 row.check_owned(c, before, after)?;
             }
         }
-        row.check(after, &self.set_aside, &policies).map_err(|e| format!("{e}; row {at:?} at {}: {after:?}; writes {:#?}", name(by), row.ops))
+        row.check(after, &policies).map_err(|e| format!("{e}; row {at:?} at {}: {after:?}; writes {:#?}", name(by), row.ops))
     }
 
     /// Takes in that a replica dated its writes after `limit` anew: they count as one write of that time.
@@ -160,7 +160,7 @@ impl Ledger {
         }
         // They stay in the list: a copy of this database may hold them as they were.
         let ahead: Vec<Op> = row.ops.iter().filter(|o| o.stamp.hlc > limit && before.ctx.covers(&o.stamp)).cloned().collect();
-        self.set_aside.extend(ahead.iter().map(|o| o.stamp));
+        row.set_aside.extend(ahead.iter().map(|o| o.stamp));
         let mut values: HashMap<usize, (Stamp, Value)> = HashMap::new();
         let mut kept = Vec::new();
         let (mut seen, mut ground) = (Vv::default(), Vv::default());
@@ -220,7 +220,7 @@ impl Ledger {
             ground = after.ground.clone();
         }
         row.ops.push(Op { by, stamp: to, seen, births, ground, cells, effects, effect_births, committed: None, revival: false, group: None });
-        row.check(after, &self.set_aside, &policies).map_err(|e| format!("{e}; row {at:?} dated anew at {}: {after:?}; writes {:#?}", name(by), row.ops))
+        row.check(after, &policies).map_err(|e| format!("{e}; row {at:?} dated anew at {}: {after:?}; writes {:#?}", name(by), row.ops))
     }
 
     /// Returns the next number for what is absorbed together.
@@ -243,7 +243,7 @@ impl Ledger {
         }
         let mut groups: BTreeMap<u64, Group> = BTreeMap::new();
         for ((t, key), row) in &self.rows {
-            for op in row.ops.iter().filter(|o| !self.set_aside.contains(&o.stamp)) {
+            for op in row.ops.iter().filter(|o| !row.set_aside.contains(&o.stamp)) {
                 if let Some(group) = op.group {
                     let entry = groups.entry(group).or_default();
                     entry.rejects |= self.reject[*t];
@@ -327,10 +327,10 @@ impl Op {
 
 impl Row {
     /// Of a table that rejects the authority takes a row only from who knew what it has.
-    fn check_known(&self, before: &RowState, after: &RowState, set_aside: &BTreeSet<Stamp>) -> Check {
+    fn check_known(&self, before: &RowState, after: &RowState) -> Check {
         let came = |o: &&Op| o.by != SERVER && after.ctx.covers(&o.stamp) && !before.ctx.covers(&o.stamp);
         let new: Vec<&Op> = self.ops.iter().filter(came).collect();
-        let unsure = before.is_unknown() || !self.also.is_empty() || !self.collected.is_empty() || new.iter().any(|o| set_aside.contains(&o.stamp));
+        let unsure = before.is_unknown() || !self.also.is_empty() || !self.collected.is_empty() || new.iter().any(|o| self.set_aside.contains(&o.stamp));
         let decided = |known: &Vv| before.ctx.within(known) && new.iter().all(|o| known.covers(&o.stamp));
         if new.is_empty() || unsure || new.iter().any(|o| before.ctx.within(&o.seen)) || self.known.iter().any(decided) {
             return Ok(());
@@ -348,11 +348,11 @@ impl Row {
     }
     /// Compares a state with what follows from the writes that it contains. A write that was set aside may be covered by a
     /// later one of its writer and still not be contained.
-    pub fn check(&self, state: &RowState, set_aside: &BTreeSet<Stamp>, policies: &[Policy]) -> Check {
+    pub fn check(&self, state: &RowState, policies: &[Policy]) -> Check {
         let covered = |o: &&Op| state.ctx.covers(&o.stamp);
         self.check_with(state, policies, &self.ops.iter().filter(covered).collect::<Vec<_>>()).or_else(|why| {
-            let contained: Vec<&Op> = self.ops.iter().filter(covered).filter(|o| !set_aside.contains(&o.stamp)).collect();
-            self.check_with(state, policies, &contained).map_err(|_| why)
+            let contained: Vec<&Op> = self.ops.iter().filter(covered).filter(|o| !self.set_aside.contains(&o.stamp)).collect();
+            self.check_with(state, policies, &contained).map_err(|again| format!("{why} (without what was set aside: {again})"))
         })
     }
 

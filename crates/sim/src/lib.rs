@@ -22,6 +22,7 @@ pub mod run;
 pub mod schema;
 pub mod server;
 pub mod sharing;
+pub mod sharing_faults;
 pub mod site;
 pub mod spy;
 pub mod tables;

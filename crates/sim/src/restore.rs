@@ -7,7 +7,7 @@ use crate::ledger::{Check, SERVER};
 use crate::site::Saved;
 use crate::spy::Mirror;
 use crate::world::World;
-use syncline_core::{Seq, Stamp};
+use syncline_core::Seq;
 
 /// How many backups of one database are kept.
 const BACKUPS_MAX: usize = 3;
@@ -98,13 +98,13 @@ impl World {
 
     /// Writes that no database holds any more went with the one that was put back: nobody can bring them again.
     fn forgive(&mut self) {
-        let mut gone: Vec<Stamp> = Vec::new();
+        let mut gone = Vec::new();
         let sites: Vec<(&[i64], &Mirror)> = self.devices.iter().map(|d| &d.site).chain([&self.server.site]).map(|s| (s.numbers, &s.mirror)).collect();
         for ((t, key), row) in &self.ledger.rows {
             for op in &row.ops {
                 let held = sites.iter().any(|(numbers, mirror)| mirror.state(numbers[*t], key).is_ok_and(|s| s.ctx.covers(&op.stamp)));
                 if !held {
-                    gone.push(op.stamp);
+                    gone.push((*t, key.clone(), op.stamp));
                 }
             }
         }

@@ -9,7 +9,7 @@ use crate::vfs::Disk;
 use rusqlite::Connection;
 use std::collections::{BTreeMap, BTreeSet};
 use syncline::session::{Session, Step, Summary};
-use syncline_core::{DeviceId, EnrolRequest, Limits, MemberRole, ScopeId, SyncRequest, SyncResponse, VERSION, frame};
+use syncline_core::{DeviceId, EnrolRequest, EnrolResponse, Limits, MemberRole, Schema, ScopeId, SyncRequest, SyncResponse, VERSION, frame};
 use syncline_replica::config::Config;
 use syncline_replica::schema::SyncOptions;
 use syncline_replica::{Env, Replica, Role};
@@ -45,9 +45,9 @@ pub struct Peer {
     pub account: String,
     /// Its database.
     pub replica: Replica,
-    caller: Caller,
+    pub(crate) caller: Caller,
     draws: u64,
-    disk: Disk,
+    pub(crate) disk: Disk,
     /// The bytes of every answer that it got.
     pub heard: Vec<Vec<u8>>,
 }
@@ -60,8 +60,8 @@ pub struct Party {
     pub peers: Vec<Peer>,
     /// The true time.
     pub now_ms: i64,
-    draws: u64,
-    disk: Disk,
+    pub(crate) draws: u64,
+    pub(crate) disk: Disk,
 }
 
 fn failed(doing: &str) -> impl Fn(&dyn std::fmt::Display) -> String + '_ {
@@ -107,22 +107,7 @@ impl Party {
             })
             .map_err(|e| failed("init")(&e))?;
         let device_id = DeviceId::from_random(0xd0, n);
-        let mut secret = [0; 32];
-        secret[0] = n as u8;
-        let mut at = env(self.now_ms, &mut self.draws, 1);
-        let token = self.authority.replica.transact(&mut at, |tx| Ok(accounts::create_token(tx.conn, account, secret, 60_000, 1, tx.env.now_ms)));
-        let token = token.map_err(|e| failed("a token")(&e))?.map_err(|e| failed("a token")(&e))?;
-        let request = EnrolRequest {
-            version: VERSION,
-            token,
-            device_id,
-            public_key: format!("58{}", "66".repeat(31)), // the curve's base point: any valid key will do
-            name: format!("device {n}"),
-            platform: "sim".into(),
-            app_version: String::new(),
-            schema: Some(schema),
-        };
-        let answer = self.authority.enrol(&mut at, &request).map_err(|e| failed("enrolling")(&e))?;
+        let answer = self.enrol(account, device_id, Some(schema))?;
         replica
             .transact(&mut env(self.now_ms, &mut draws, n + 100), |tx| {
                 tx.create_missing(&answer.schema)?;
@@ -132,6 +117,42 @@ impl Party {
             .map_err(|e| failed("attaching")(&e))?;
         self.peers.push(Peer { account: account.into(), replica, caller: Caller { device_id, account: account.into() }, draws, disk, heard: vec![] });
         Ok(self.peers.len() - 1)
+    }
+
+    fn enrol(&mut self, account: &str, device_id: DeviceId, schema: Option<Schema>) -> Check<EnrolResponse> {
+        self.draws += 1;
+        let mut secret = [0; 32];
+        secret[..8].copy_from_slice(&self.draws.to_be_bytes());
+        let mut at = env(self.now_ms, &mut self.draws, 1);
+        let token = self.authority.replica.transact(&mut at, |tx| Ok(accounts::create_token(tx.conn, account, secret, 60_000, 1, tx.env.now_ms)));
+        let token = token.map_err(|e| failed("a token")(&e))?.map_err(|e| failed("a token")(&e))?;
+        let request = EnrolRequest {
+            version: VERSION,
+            token,
+            device_id,
+            public_key: format!("58{}", "66".repeat(31)), // the curve's base point: any valid key will do
+            name: "a device".into(),
+            platform: "sim".into(),
+            app_version: String::new(),
+            schema,
+        };
+        self.authority.enrol(&mut at, &request).map_err(|e| failed("enrolling")(&e))
+    }
+
+    /// Enrols a device again that a restored authority does not know any more; one that it knows is left as it is.
+    pub(crate) fn enrol_again(&mut self, d: usize) -> Check {
+        let (account, device_id) = (self.peers[d].account.clone(), self.peers[d].caller.device_id);
+        self.enrol(&account, device_id, None).map(drop)
+    }
+
+    /// Returns time and randomness of a device.
+    pub(crate) fn peer_env(&mut self, d: usize) -> Env {
+        env(self.now_ms, &mut self.peers[d].draws, d as u64 + 100)
+    }
+
+    /// Returns those of the authority.
+    pub(crate) fn authority_env(&mut self) -> Env {
+        env(self.now_ms, &mut self.draws, 1)
     }
 
     /// Runs an app's SQL on a device.
@@ -276,10 +297,10 @@ impl Party {
             if left > 0 {
                 return Err(at("LEFT something of a lost scope"));
             }
-            let parked =
-                "SELECT p.reason, s.scope_id FROM _syncline_parked p JOIN _syncline_scope s ON s.n = p.scope WHERE s.n = 1 OR s.role IN ('writer', 'admin')";
-            if let Some((reason, scope)) = rows(conn, parked)?.first() {
-                return Err(at(&format!("PARKED for ever in {scope} ({reason})")));
+            let parked = "SELECT p.reason || ' ' || p.message || ' ' || p.tbl || ' ' || hex(p.key), s.scope_id FROM _syncline_parked p JOIN _syncline_scope s ON s.n = p.scope
+                 WHERE s.n = 1 OR s.role IN ('writer', 'admin')";
+            if let Some((what, scope)) = rows(conn, parked)?.first() {
+                return Err(at(&format!("PARKED for ever in {scope}: {what}")));
             }
             self.check_tables(d, &roles).map_err(|e| at(&e))?;
         }
@@ -330,7 +351,7 @@ impl Party {
 }
 
 /// The shared scopes of a random history, with who made each; `w` nobody ever makes.
-const SCOPES: [(&str, &str); 3] = [("x", "ada"), ("y", "ada"), ("z", "bob")];
+pub(crate) const SCOPES: [(&str, &str); 3] = [("x", "ada"), ("y", "ada"), ("z", "bob")];
 
 /// Plays the history of a seed: two devices of one account and one of each of two others write, move rows, sync and are cut off while
 /// people come, go and change roles; then all is calm and compared.
@@ -375,7 +396,7 @@ pub fn play_many(first: u64, count: u64) -> Vec<(u64, String)> {
 }
 
 /// One statement of an app.
-fn statement(rng: &mut Rng) -> String {
+pub(crate) fn statement(rng: &mut Rng) -> String {
     let scope = *rng.pick(&["'x'", "'y'", "'z'", "'x'", "'y'", "'z'", "NULL", "'w'"]);
     let (id, other, word) = (rng.below(5), rng.below(3), rng.below(1_000));
     match rng.weighted(&[20, 12, 10, 12, 6, 12, 8, 10, 10, 6, 6, 8, 4]) {

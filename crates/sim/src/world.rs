@@ -13,7 +13,7 @@ use crate::tables::Tables;
 use crate::vfs::Fault as DiskFault;
 use std::collections::{BTreeMap, BTreeSet};
 use syncline::session::{Session, Step};
-use syncline_core::{Hlc, Limits, Stamp, SyncRequest, SyncResponse, Value, frame};
+use syncline_core::{Hlc, Key, Limits, Stamp, SyncRequest, SyncResponse, Value, frame};
 use syncline_replica::Conflict;
 
 /// Beyond this a device's clock counts as wrong.
@@ -79,7 +79,7 @@ pub struct World {
     /// Messages on their way, oldest first.
     pub net: Vec<Message>,
     /// Writes that are gone with a disk that was put back before anyone else had them.
-    pub forgiven: BTreeSet<Stamp>,
+    pub forgiven: BTreeSet<(usize, Key, Stamp)>,
     /// Backups of devices.
     pub device_backups: Vec<(usize, Saved)>,
     /// Backups of the authority, with the head that each has.

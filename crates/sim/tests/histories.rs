@@ -115,3 +115,10 @@ fn rows_that_stay_behind_are_not_acknowledged_with_what_went_around_them() {
 fn whoever_dates_its_writes_anew_ends_the_other_processes_writers_too() {
     check(674264911278, &Options::default());
 }
+
+#[test]
+fn a_row_that_was_set_aside_says_nothing_of_another_row_of_the_same_instant() {
+    for seed in [34814959846818, 5829399608265] {
+        check(seed, &Options::default());
+    }
+}

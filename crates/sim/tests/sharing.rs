@@ -214,6 +214,12 @@ fn random_histories_of_shared_scopes_converge() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
+#[test]
+fn random_histories_with_restores_copies_revocations_and_collections_converge_and_lose_nothing() {
+    let failed = syncline_sim::sharing_faults::play_many(1, 60);
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
 #[cfg(feature = "planted")]
 #[test]
 fn a_rule_of_sharing_that_is_left_out_is_found() {

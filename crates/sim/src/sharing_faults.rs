@@ -1,0 +1,208 @@
+//! Shared scopes while databases are put back, the authority's too, files are copied, devices are revoked, and tombstones are collected,
+//! several times in one history.
+//!
+//! What a restored authority has lost of memberships is repeated before the calm, as docs/operations.md says; then all must have the
+//! same, and nothing may be lost that a device still held. What was written on a device that was itself put back, or revoked, before
+//! it was sent may be gone; what was not is written down here, outside of the system.
+
+use crate::image;
+use crate::ledger::Check;
+use crate::rng::Rng;
+use crate::sharing::{Party, SCOPES, statement};
+use crate::vfs::Disk;
+use std::collections::{BTreeMap, BTreeSet};
+use syncline_core::{MemberRole, ScopeId, Seq};
+use syncline_replica::Replica;
+use syncline_server::Authority;
+use syncline_server::collect::collect;
+
+/// The files of a database as they were.
+#[derive(Clone)]
+pub struct Saved {
+    files: Vec<(String, Vec<u8>)>,
+    /// Of an authority: where its scopes were.
+    heads: BTreeMap<String, u64>,
+}
+
+fn files_of(disk: &Disk) -> Vec<(String, Vec<u8>)> {
+    disk.files().into_iter().filter_map(|name| disk.read(&name).map(|bytes| (name, bytes))).collect()
+}
+
+fn disk_with(saved: &Saved, seed: u64, now_ms: i64) -> Disk {
+    let disk = Disk::new("sharing", seed);
+    disk.set_clock(now_ms);
+    saved.files.iter().for_each(|(name, bytes)| disk.put(name, bytes));
+    disk
+}
+
+impl Party {
+    /// Copies a device's files.
+    pub fn save(&self, d: usize) -> Saved {
+        Saved { files: files_of(&self.peers[d].disk), heads: BTreeMap::new() }
+    }
+
+    /// Puts a device's files back.
+    pub fn put_back(&mut self, d: usize, saved: &Saved) -> Check {
+        self.draws += 1;
+        let disk = disk_with(saved, 1_000 + self.draws, self.now_ms);
+        let conn = disk.open(image::DB).map_err(|e| format!("ERROR opening what was put back: {e}"))?;
+        self.peers[d].replica = Replica::open(conn).map_err(|e| format!("ERROR opening what was put back: {e}"))?;
+        self.peers[d].disk = disk;
+        Ok(())
+    }
+
+    /// Copies a device's files to a device that is enrolled anew, as `attach` does with a file that has no key; returns its number.
+    pub fn copy(&mut self, d: usize) -> Check<usize> {
+        let saved = self.save(d);
+        let account = self.peers[d].account.clone();
+        let copy = self.join(&account)?;
+        self.put_back(copy, &saved)?;
+        let device = self.peers[copy].caller.device_id.to_string();
+        let mut at = self.peer_env(copy);
+        let named = self.peers[copy].replica.transact(&mut at, |tx| {
+            tx.rotate_source()?;
+            tx.set_meta("device_id", device)
+        });
+        named.map_err(|e| format!("ERROR naming a copy: {e}"))?;
+        Ok(copy)
+    }
+
+    /// Copies the authority's files.
+    pub fn save_authority(&self) -> Check<Saved> {
+        let conn = self.authority.replica.conn();
+        let read = || -> rusqlite::Result<BTreeMap<String, u64>> {
+            let mut q = conn.prepare("SELECT scope_id, seq FROM _syncline_scope")?;
+            q.query_map([], |r| Ok((r.get(0)?, r.get::<_, i64>(1)? as u64)))?.collect()
+        };
+        Ok(Saved { files: files_of(&self.disk), heads: read().map_err(|e| format!("ERROR reading heads: {e}"))? })
+    }
+
+    /// Puts the authority's files back and tells nobody.
+    pub fn put_authority_back(&mut self, saved: &Saved) -> Check {
+        self.draws += 1;
+        let disk = disk_with(saved, 1_000 + self.draws, self.now_ms);
+        let conn = disk.open(image::DB).map_err(|e| format!("ERROR opening what was put back: {e}"))?;
+        let mut at = self.authority_env();
+        self.authority = Authority::open(conn, &mut at).map_err(|e| format!("ERROR opening the authority: {e}"))?;
+        self.disk = disk;
+        Ok(())
+    }
+
+    /// Collects tombstones of all scopes, as far as every backup that may still be put back allows.
+    pub fn collect(&mut self, backups: &[Saved]) -> Check {
+        let now = self.save_authority()?;
+        let mut at = self.authority_env();
+        for (scope, head) in now.heads {
+            let floor = backups.iter().map(|b| b.heads.get(&scope).copied().unwrap_or(0)).fold(head, u64::min);
+            let done = self.authority.replica.transact(&mut at, |tx| match tx.find_scope(&ScopeId(scope.clone()))? {
+                Some(scope) => collect(tx, &scope, Seq(floor)),
+                None => Ok(0),
+            });
+            done.map_err(|e| format!("ERROR collecting: {e}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Plays the history of a seed.
+pub fn play(seed: u64) -> Check {
+    let mut rng = Rng::new(seed ^ 0x0bad_cafe);
+    let mut p = Party::new(&["ada", "bob", "cleo"])?;
+    p.join("ada")?;
+    for (scope, by) in SCOPES {
+        p.create(by, scope)?;
+    }
+    readmit(&mut p)?;
+    // Notes that are made once and never touched again, with their account: whether they are still there is easily told.
+    let mut notes: BTreeMap<String, String> = BTreeMap::new();
+    let mut saved: Vec<(usize, Saved)> = vec![];
+    let mut backups: Vec<Saved> = vec![];
+    let mut revoked: BTreeSet<usize> = BTreeSet::new();
+    let mut made = 0;
+    for _ in 0..*rng.pick(&[20, 40, 70]) {
+        p.now_ms += 1 + rng.below(3_000) as i64;
+        let d = rng.index(p.peers.len());
+        if revoked.contains(&d) {
+            continue;
+        }
+        match rng.weighted(&[40, 14, 30, 8, 5, 4, 3, 4, 4, 3, 1]) {
+            0 => p.sql(d, &statement(&mut rng))?,
+            1 => {
+                made += 1;
+                p.sql(d, &format!("INSERT INTO notes VALUES('kept {made}', 'by {d}')"))?;
+                notes.insert(format!("kept {made}"), p.peers[d].account.clone());
+            }
+            2 => drop(p.sync(d)?),
+            3 => drop(p.sync_until(d, rng.index(3))?),
+            4 => saved.push((d, p.save(d))),
+            5 => {
+                let own: Vec<&Saved> = saved.iter().filter(|s| s.0 == d).map(|s| &s.1).collect();
+                if !own.is_empty() {
+                    let back = (*rng.pick(&own)).clone();
+                    p.put_back(d, &back)?;
+                    forgive(&p, &revoked, &mut notes);
+                }
+            }
+            6 if p.peers.len() < 7 => drop(p.copy(d)?),
+            6 => {}
+            7 => backups.push(p.save_authority()?),
+            8 if !backups.is_empty() => {
+                let which = rng.index(backups.len());
+                // What was backed up later belongs to a past that now never was.
+                backups.truncate(which + 1);
+                p.put_authority_back(&backups[which].clone())?;
+                (0..p.peers.len()).try_for_each(|d| p.enrol_again(d))?;
+                forgive(&p, &revoked, &mut notes);
+            }
+            8 => {}
+            9 => p.collect(&backups)?,
+            _ => {
+                let others = p.peers.iter().enumerate().any(|(n, peer)| n != d && !revoked.contains(&n) && peer.account == p.peers[d].account);
+                if others {
+                    revoked.insert(d);
+                    forgive(&p, &revoked, &mut notes);
+                }
+            }
+        }
+    }
+    for d in revoked.into_iter().rev() {
+        p.peers.remove(d);
+    }
+    readmit(&mut p)?;
+    p.calm()?;
+    p.check()?;
+    for (id, account) in &notes {
+        let sql = format!("SELECT count(*) FROM notes WHERE id = '{id}' AND scope_id = '{account}'");
+        let there: i64 = p.authority.replica.conn().query_row(&sql, [], |r| r.get(0)).map_err(|e| format!("ERROR {sql}: {e}"))?;
+        if there != 1 {
+            return Err(format!("LOST {id} of {account}"));
+        }
+    }
+    Ok(())
+}
+
+/// Right after a fault: what no database holds any more, those of revoked devices aside, went with it, and nobody can bring it again.
+fn forgive(p: &Party, revoked: &BTreeSet<usize>, notes: &mut BTreeMap<String, String>) {
+    notes.retain(|id, _| {
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM notes WHERE id = '{id}')");
+        let held = |conn: &rusqlite::Connection| conn.query_row(&sql, [], |r| r.get::<_, bool>(0)).unwrap_or(false);
+        p.peers.iter().enumerate().any(|(n, peer)| !revoked.contains(&n) && held(peer.replica.conn())) || held(p.authority.replica.conn())
+    });
+}
+
+/// Lets everybody in everywhere, as writers.
+fn readmit(p: &mut Party) -> Check {
+    for (scope, by) in SCOPES {
+        for who in ["ada", "bob", "cleo"] {
+            if who != by {
+                p.admit(by, who, scope, MemberRole::Writer)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Plays many seeds; returns those that failed, with why.
+pub fn play_many(first: u64, count: u64) -> Vec<(u64, String)> {
+    (first..first + count).filter_map(|seed| play(seed).err().map(|why| (seed, why))).collect()
+}
