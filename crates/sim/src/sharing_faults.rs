@@ -54,9 +54,14 @@ impl Party {
     /// Copies a device's files to a device that is enrolled anew, as `attach` does with a file that has no key; returns its number.
     pub fn copy(&mut self, d: usize) -> Check<usize> {
         let saved = self.save(d);
+        self.copy_of(d, &saved)
+    }
+
+    /// The same, with its files as they were.
+    pub fn copy_of(&mut self, d: usize, saved: &Saved) -> Check<usize> {
         let account = self.peers[d].account.clone();
         let copy = self.join(&account)?;
-        self.put_back(copy, &saved)?;
+        self.put_back(copy, saved)?;
         let device = self.peers[copy].caller.device_id.to_string();
         let mut at = self.peer_env(copy);
         let named = self.peers[copy].replica.transact(&mut at, |tx| {
@@ -200,6 +205,110 @@ fn readmit(p: &mut Party) -> Check {
         }
     }
     Ok(())
+}
+
+/// What happens at a step of the canonical history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mishap {
+    /// This device's files are put back.
+    Restored(usize),
+    /// The authority's files are put back, and nobody is told.
+    Authority,
+    /// This device's files turn up on another device, as they were; both go on.
+    Copied(usize),
+}
+
+/// Steps of the canonical history.
+pub const STEPS: usize = 16;
+
+/// Counts, and notes by how much: with one transaction, so that one tells of the other.
+fn add(p: &mut Party, d: usize, n: u32, notes: &mut BTreeMap<String, String>) -> Check {
+    p.sql(d, &format!("BEGIN; UPDATE items SET n = n + {n} WHERE id = 'c'; INSERT INTO notes VALUES('{n}', 'by {d}'); COMMIT"))?;
+    notes.insert(n.to_string(), "ada".into());
+    Ok(())
+}
+
+/// One step: phone and laptop of one account (0 and 2), and a device of another that shares scope `x` with it.
+fn step(p: &mut Party, n: usize, notes: &mut BTreeMap<String, String>) -> Check {
+    match n {
+        0 => add(p, 0, 1, notes),
+        1 | 13 => p.sync(0).map(drop),
+        2 => add(p, 2, 2, notes),
+        3 => p.sync_until(2, 0).map(drop),
+        4 => p.sql(1, "UPDATE items SET n = n + 10, title = 'bob' WHERE id = 's'"),
+        5 => p.sync(1).map(drop),
+        6 | 11 | 15 => p.sync(2).map(drop),
+        7 => add(p, 0, 4, notes),
+        8 => p.sql(0, "UPDATE items SET n = n + 20, list_id = 'x' WHERE id = 's'"),
+        9 => p.sync_until(0, 1).map(drop),
+        10 => p.sql(2, "DELETE FROM notes WHERE id = 'gone'"),
+        12 => add(p, 2, 8, notes),
+        _ => p.collect(&[]),
+    }
+}
+
+/// Plays the canonical history; after step `at` what was saved after step `from` (no later) comes back.
+pub fn play_step(mishap: Mishap, from: usize, at: usize) -> Check {
+    let mut p = Party::new(&["ada", "bob"])?;
+    p.join("ada")?;
+    p.create("ada", "x")?;
+    p.admit("ada", "bob", "x", MemberRole::Writer)?;
+    p.sql(0, "INSERT INTO items VALUES('c', NULL, 'counter', 0), ('s', 'x', 'shared', 0); INSERT INTO notes VALUES('gone', 'soon')")?;
+    p.calm()?;
+    let mut notes: BTreeMap<String, String> = BTreeMap::new();
+    let mut saved = None;
+    for n in 0..STEPS {
+        p.now_ms += 1_000;
+        // A tombstone that a backup does not have yet may not be forgotten.
+        if n != 14 || mishap != Mishap::Authority {
+            step(&mut p, n, &mut notes)?;
+        }
+        if n == from {
+            saved = Some(match mishap {
+                Mishap::Restored(d) | Mishap::Copied(d) => {
+                    // As every command does before it ends: increments that nobody has absorbed count in every copy.
+                    let mut at = p.peer_env(d);
+                    p.peers[d].replica.transact(&mut at, |tx| tx.absorb()).map_err(|e| format!("ERROR absorbing: {e}"))?;
+                    p.save(d)
+                }
+                Mishap::Authority => p.save_authority()?,
+            });
+        }
+        let Some(back) = saved.as_ref().filter(|_| n == at) else { continue };
+        match mishap {
+            Mishap::Restored(d) => p.put_back(d, back)?,
+            Mishap::Copied(d) => {
+                let copy = p.copy_of(d, back)?;
+                if p.peers[copy].account == "ada" {
+                    add(&mut p, copy, 16, &mut notes)?;
+                }
+            }
+            Mishap::Authority => {
+                p.put_authority_back(back)?;
+                (0..p.peers.len()).try_for_each(|d| p.enrol_again(d))?;
+            }
+        }
+        forgive(&p, &BTreeSet::new(), &mut notes);
+    }
+    p.calm()?;
+    p.check()?;
+    let all = |sql: &str| p.authority.replica.conn().query_row(sql, [], |r| r.get::<_, i64>(0)).map_err(|e| format!("ERROR {sql}: {e}"));
+    for id in notes.keys() {
+        if all(&format!("SELECT count(*) FROM notes WHERE id = '{id}'"))? != 1 {
+            return Err(format!("LOST note {id}"));
+        }
+    }
+    let (counted, noted) = (all("SELECT n FROM items WHERE id = 'c'")?, all("SELECT coalesce(sum(CAST(id AS INTEGER)), 0) FROM notes")?);
+    match counted == noted {
+        true => Ok(()),
+        false => Err(format!("COUNT is {counted}, and the notes say {noted}")),
+    }
+}
+
+/// Plays a mishap of every step at every later one; returns those that failed, with why.
+pub fn play_every_step(mishap: Mishap) -> Vec<(usize, usize, String)> {
+    let all = (0..STEPS).flat_map(|from| (from..STEPS).map(move |at| (from, at)));
+    all.filter_map(|(from, at)| play_step(mishap, from, at).err().map(|why| (from, at, why))).collect()
 }
 
 /// Plays many seeds; returns those that failed, with why.

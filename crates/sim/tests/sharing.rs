@@ -2,6 +2,7 @@
 
 use syncline_core::MemberRole;
 use syncline_sim::sharing::Party;
+use syncline_sim::sharing_faults::{Mishap, play_every_step};
 
 type Done = Result<(), String>;
 
@@ -218,6 +219,29 @@ fn random_histories_of_shared_scopes_converge() {
 fn random_histories_with_restores_copies_revocations_and_collections_converge_and_lose_nothing() {
     let failed = syncline_sim::sharing_faults::play_many(1, 60);
     assert!(failed.is_empty(), "{failed:#?}");
+}
+
+/// Of every step of the canonical history, at every later one: nothing is lost, and counters are exact.
+fn comes_back(mishaps: &[Mishap]) {
+    for mishap in mishaps {
+        let failed = play_every_step(*mishap);
+        assert!(failed.is_empty(), "{mishap:?}: {} failed, of them {:#?}", failed.len(), &failed[..failed.len().min(10)]);
+    }
+}
+
+#[test]
+fn a_device_that_is_put_back_from_any_step_at_any_later_one_loses_and_doubles_nothing() {
+    comes_back(&[Mishap::Restored(0), Mishap::Restored(1), Mishap::Restored(2)]);
+}
+
+#[test]
+fn an_authority_that_is_put_back_from_any_step_at_any_later_one_loses_and_doubles_nothing() {
+    comes_back(&[Mishap::Authority]);
+}
+
+#[test]
+fn a_device_that_is_copied_from_any_step_at_any_later_one_loses_and_doubles_nothing() {
+    comes_back(&[Mishap::Copied(0), Mishap::Copied(1), Mishap::Copied(2)]);
 }
 
 #[cfg(feature = "planted")]
