@@ -7,6 +7,7 @@ use crate::lock;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use syncline_core::Cursor;
+use syncline_replica::scopes::BARRED;
 
 /// Without success for this long, a database is stale.
 pub const STALE_MS: i64 = 60 * 60 * 1000;
@@ -155,16 +156,12 @@ impl Database {
     }
 }
 
-/// Rows of scopes that the account is not in: they wait for that.
-const OUTSIDE: &str = "SELECT count(*) FROM _syncline_row WHERE pend IS NOT NULL
-  AND scope IN (SELECT n FROM _syncline_scope WHERE n > 1 AND role IS NULL) AND EXISTS (SELECT 1 FROM _syncline_meta WHERE name = 'device_id')";
-
 fn read_status(conn: &Connection, syncing: bool, now_ms: i64) -> Result<Status, Error> {
     let count = |sql: &str| conn.prepare_cached(sql).and_then(|mut q| q.query_row([], |r| r.get::<_, i64>(0))).map(|n| n as u64).doing("counting what waits");
     let mut status = Status {
         state: State::Synced,
         pending: count("SELECT count(*) FROM _syncline_row INDEXED BY _syncline_row_pending WHERE pend IS NOT NULL")?,
-        parked: count("SELECT count(*) FROM _syncline_parked")? + count(OUTSIDE)?,
+        parked: count("SELECT count(*) FROM _syncline_parked")? + count(&format!("SELECT count(*) FROM ({BARRED})"))?,
         shelved: count("SELECT count(*) FROM _syncline_shelved")?,
         asked: count("SELECT count(*) FROM _syncline_asked")?,
         captured: count("SELECT count(*) FROM _syncline_log")?,

@@ -19,6 +19,7 @@ use std::sync::TryLockError;
 use std::time::{Duration, Instant};
 use syncline_core::{DeviceId, HistoryId, Limits, PageRequest, ScopeRequest, SyncRequest, SyncResponse};
 use syncline_replica::Tx;
+use syncline_replica::scopes::BARRED;
 
 /// Clocks that are further apart than this are corrected for.
 const CLOCK_TOLERANCE_MS: i64 = 5 * 60 * 1000;
@@ -438,10 +439,11 @@ impl Inner {
     }
 
     pub(crate) fn waits_for_decision(&self) -> bool {
-        let sql = "SELECT EXISTS (SELECT 1 FROM _syncline_parked) OR EXISTS (SELECT 1 FROM _syncline_shelved) OR EXISTS (SELECT 1 FROM _syncline_asked)
-                     OR EXISTS (SELECT 1 FROM _syncline_scope s JOIN _syncline_row r INDEXED BY _syncline_row_pending ON r.scope = s.n
-                                WHERE s.n > 1 AND s.role IS NULL AND r.pend IS NOT NULL)";
-        self.read(|conn| Ok(conn.query_row(sql, [], |r| r.get::<_, bool>(0)).unwrap_or(false))).unwrap_or(false)
+        let sql = format!(
+            "SELECT EXISTS (SELECT 1 FROM _syncline_parked) OR EXISTS (SELECT 1 FROM _syncline_shelved) OR EXISTS (SELECT 1 FROM _syncline_asked)
+               OR EXISTS ({BARRED})"
+        );
+        self.read(|conn| Ok(conn.query_row(&sql, [], |r| r.get::<_, bool>(0)).unwrap_or(false))).unwrap_or(false)
     }
 
     fn note_report(&self, report: &SyncReport) -> Result<(), Error> {

@@ -323,6 +323,14 @@ impl Extra {
         self.clone().stamps_mut(&mut |s| see(s));
     }
 
+    /// Numbers the elements of a set that were put there by a stamp after `limit`: should they share a stamp, they keep their order.
+    pub fn number_elements(&mut self, limit: Hlc) {
+        let Extra::Set { elements, .. } = self else { return };
+        let mut ahead: Vec<&mut Element> = elements.iter_mut().filter(|e| e.stamp.hlc > limit).collect();
+        ahead.sort_by(|a, b| (a.stamp, a.index, &a.json).cmp(&(b.stamp, b.index, &b.json)));
+        ahead.into_iter().zip(0..).for_each(|(e, place)| e.index = place);
+    }
+
     /// Lets `fix` change every stamp in it; a counter's entry counts as one of its writer at its time. The caller sorts.
     pub fn stamps_mut(&mut self, fix: &mut impl FnMut(&mut Stamp)) {
         match self {

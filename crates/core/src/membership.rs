@@ -15,6 +15,9 @@ pub enum MemberRole {
     Admin,
 }
 
+/// Why a reader's row is refused.
+pub const MAY_NOT_WRITE: &str = "this account may read the scope and not write it; ask one of its admins for the role of a writer, or take the server's row";
+
 impl MemberRole {
     /// Returns the word used on the wire, in tables and by the command line.
     pub fn word(self) -> &'static str {

@@ -471,6 +471,7 @@ impl RowState {
                     e.births.iter_mut().for_each(fix);
                 }
             } else {
+                extra.number_elements(limit);
                 extra.stamps_mut(&mut { fix });
             }
             extra.normalise();

@@ -293,7 +293,7 @@ impl Tx<'_> {
         Ok(out)
     }
 
-    /// Lists what is pending in a scope, in order of writing, at most `limit`. Rows of one that the account is not in are parked.
+    /// Lists what is pending in a scope, in order of writing, at most `limit`. Rows of one that the account may not write are parked.
     pub fn pending(&mut self, scope: &Scope, limit: usize) -> Result<Vec<Pending>> {
         let found: Vec<(i64, Vec<u8>)> = {
             let mut q = self
@@ -304,15 +304,14 @@ impl Tx<'_> {
                 .and_then(Iterator::collect)
                 .doing("listing what is pending")?
         };
-        // Before the device belongs to an account nobody is a member of anything.
-        let outside = self.role_in(scope)?.is_none() && self.meta::<String>("device_id")?.is_some();
+        let barred = self.barred(scope)?;
         let together = self.together(scope, usize::MAX)?;
         let mut out = Vec::new();
         for (table, key) in found {
             let (t, key) = (self.registry()?.get(table)?, Key(key));
             let Some(row) = self.load(scope, &t, &key)? else { continue };
             let mut refusal = self.refusal(scope, &t, &key)?;
-            let mut state = if refusal.is_some() || outside { "parked" } else { "pending" };
+            let mut state = if refusal.is_some() || barred.is_some() { "parked" } else { "pending" };
             if refusal.is_none() && together.is_held(&(table, key.clone())) {
                 state = "held";
                 for (table, key) in together.company(&(table, key.clone())).to_vec() {
@@ -331,8 +330,8 @@ impl Tx<'_> {
                 op: operation(&row).into(),
                 since: row.state.ctx.max().ms(),
                 state: state.into(),
-                reason: refusal.as_ref().map(|r| r.reason).or(outside.then_some(syncline_core::Reason::Forbidden)).map(|r| r.word().to_owned()),
-                message: refusal.map(|r| r.message).or_else(|| outside.then(|| crate::scopes::not_a_member(&scope.id))),
+                reason: refusal.as_ref().map(|r| r.reason).or(barred.is_some().then_some(syncline_core::Reason::Forbidden)).map(|r| r.word().to_owned()),
+                message: refusal.map(|r| r.message).or_else(|| barred.clone()),
                 base_row_version: row.version,
             });
         }

@@ -384,7 +384,8 @@ impl Tx<'_> {
         self.set_cursor(scope, Some(Cursor { history, seq: delta.to, chain: delta.chain }))?;
         self.note_checkpoint(scope, delta.to, delta.chain)?;
         self.set_stage(scope, None)?;
-        if from.0 == 0 {
+        // One that began at 0 by itself may have left out what this device had just sent, and does not have any more.
+        if whole {
             self.conn.execute("UPDATE _syncline_scope SET resync = 0 WHERE n = ?1", [scope.n]).doing("ending a resync")?;
         }
         self.forget_tombstones(scope, delta.floor)?;

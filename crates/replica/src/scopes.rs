@@ -11,6 +11,7 @@ use rusqlite::params;
 use std::collections::HashSet;
 use syncline_core::digest::first_chain;
 use syncline_core::heads::{check, members_hash};
+use syncline_core::membership::MAY_NOT_WRITE;
 use syncline_core::{Cursor, Head, Heads, JournalEntry, Key, MemberRole, Memberships, ScopeId, Seq, planted};
 
 /// The account's own scope.
@@ -360,15 +361,26 @@ impl Tx<'_> {
     /// Counts rows that are pending (parked ones included) and those that wait for a decision or for a membership, over all scopes.
     pub fn all_pending_figures(&self) -> Result<(u64, u64)> {
         self.conn
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT (SELECT count(*) FROM _syncline_row INDEXED BY _syncline_row_pending WHERE pend IS NOT NULL)
                       + (SELECT count(*) FROM _syncline_parked WHERE local IS NOT NULL),
-                   (SELECT count(*) FROM _syncline_parked)
-                      + (SELECT count(*) FROM _syncline_scope s JOIN _syncline_row r INDEXED BY _syncline_row_pending ON r.scope = s.n
-                           WHERE s.n > 1 AND s.role IS NULL AND r.pend IS NOT NULL)",
-            )
+                   (SELECT count(*) FROM _syncline_parked) + (SELECT count(*) FROM ({BARRED}))"
+            ))
             .and_then(|mut q| q.query_row([], |r| Ok((r.get::<_, i64>(0)? as u64, r.get::<_, i64>(1)? as u64))))
             .doing("counting what is pending")
+    }
+
+    /// Says why rows of a scope wait although nobody has refused them: the account may not write it, as far as the device knows.
+    pub fn barred(&self, scope: &Scope) -> Result<Option<String>> {
+        // Before the device belongs to an account nobody is a member of anything.
+        if self.meta::<String>("device_id")?.is_none() {
+            return Ok(None);
+        }
+        Ok(match self.role_in(scope)? {
+            None => Some(not_a_member(&scope.id)),
+            Some(role) if !role.may_write() => Some(MAY_NOT_WRITE.into()),
+            Some(_) => None,
+        })
     }
 
     /// Lists the scopes that have rows to send and that the account is not in.
@@ -383,6 +395,11 @@ impl Tx<'_> {
         q.query_map([], |r| r.get(0).map(ScopeId)).and_then(Iterator::collect).doing("finding scopes that the account is not in")
     }
 }
+
+/// Selects rows that wait because the account may not write their scope, other than those that are parked already.
+pub const BARRED: &str = "SELECT 1 FROM _syncline_scope s JOIN _syncline_row r INDEXED BY _syncline_row_pending ON r.scope = s.n
+  WHERE s.n > 1 AND (s.role IS NULL OR s.role = 'reader') AND r.pend IS NOT NULL AND EXISTS (SELECT 1 FROM _syncline_meta WHERE name = 'device_id')
+  AND NOT EXISTS (SELECT 1 FROM _syncline_parked p WHERE p.scope = r.scope AND p.tbl = r.tbl AND p.key = r.key)";
 
 /// Why rows of a scope wait in which the account has no role.
 pub fn not_a_member(scope: &ScopeId) -> String {

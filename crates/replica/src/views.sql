@@ -3,8 +3,8 @@
 CREATE VIEW syncline_pending(scope_id, tbl, key, op, since, state, reason) AS
 SELECT s.scope_id, t.name, hex(r.key),
   CASE WHEN r.kind IN (1, 2) THEN 'delete' WHEN r.version = 0 THEN 'insert' ELSE 'update' END,
-  p.since, CASE WHEN p.reason IS NULL AND NOT (s.n > 1 AND s.role IS NULL AND EXISTS (SELECT 1 FROM _syncline_meta WHERE name = 'device_id')) THEN 'pending' ELSE 'parked' END,
-  coalesce(p.reason, CASE WHEN s.n > 1 AND s.role IS NULL AND EXISTS (SELECT 1 FROM _syncline_meta WHERE name = 'device_id') THEN 'forbidden' END)
+  p.since, CASE WHEN p.reason IS NULL AND NOT (s.n > 1 AND (s.role IS NULL OR s.role = 'reader') AND EXISTS (SELECT 1 FROM _syncline_meta WHERE name = 'device_id')) THEN 'pending' ELSE 'parked' END,
+  coalesce(p.reason, CASE WHEN s.n > 1 AND (s.role IS NULL OR s.role = 'reader') AND EXISTS (SELECT 1 FROM _syncline_meta WHERE name = 'device_id') THEN 'forbidden' END)
 FROM _syncline_row r JOIN _syncline_scope s ON s.n = r.scope JOIN _syncline_table t ON t.n = r.tbl
 LEFT JOIN _syncline_parked p ON p.scope = r.scope AND p.tbl = r.tbl AND p.key = r.key
 WHERE r.pend IS NOT NULL;
@@ -41,8 +41,9 @@ FROM (
     'bad_url', 'disk_full', 'storage_full', 'protocol', 'internal', 'refused', 'bad_request', 'too_large', 'migrating') AS for_somebody
   FROM (
     SELECT (SELECT count(*) FROM _syncline_row WHERE pend IS NOT NULL) AS pending, (SELECT count(*) FROM _syncline_parked)
-        + (SELECT count(*) FROM _syncline_row WHERE pend IS NOT NULL AND scope IN (SELECT n FROM _syncline_scope WHERE n > 1 AND role IS NULL)
-             AND EXISTS (SELECT 1 FROM _syncline_meta WHERE name = 'device_id')) AS parked,
+        + (SELECT count(*) FROM _syncline_row r WHERE pend IS NOT NULL AND scope IN (SELECT n FROM _syncline_scope WHERE n > 1 AND (role IS NULL OR role = 'reader'))
+             AND EXISTS (SELECT 1 FROM _syncline_meta WHERE name = 'device_id')
+             AND NOT EXISTS (SELECT 1 FROM _syncline_parked p WHERE p.scope = r.scope AND p.tbl = r.tbl AND p.key = r.key)) AS parked,
       (SELECT count(*) FROM _syncline_shelved) AS shelved, (SELECT count(*) FROM _syncline_asked) AS asked, (SELECT count(*) FROM _syncline_log) AS captured,
       coalesce(min((SELECT value FROM _syncline_meta WHERE name = 'oldest_pending_at'), (SELECT min(at) FROM _syncline_log)),
         (SELECT value FROM _syncline_meta WHERE name = 'oldest_pending_at'), (SELECT min(at) FROM _syncline_log)) AS oldest,

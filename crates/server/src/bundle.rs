@@ -5,6 +5,7 @@
 use crate::api_error::ApiError;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use syncline_core::membership::MAY_NOT_WRITE;
 use syncline_core::schema::ScopeRule;
 use syncline_core::{
     ColSet, DecodeError, Extra, Hlc, JournalEntry, Key, Limits, Outcome, Policies, Push, Reason, Refusal, RowState, ScopeId, Seq, Stamp, TableDef, Value,
@@ -228,13 +229,10 @@ pub struct Here {
     pub row: Option<BTreeMap<String, Value>>,
 }
 
-/// Why a reader's row is refused.
-const READERS: &str = "this account may read the scope and not write it; ask one of its admins for the role of a writer, or take the server's row";
-
 /// Refuses all rows of a bundle: its account may only read the scope.
 pub fn of_a_reader<T: Synced>(rows: &[Pushed<T>], limits: &Limits) -> Refusals<T> {
     let mut refused = Refusals::new(limits);
-    rows.iter().for_each(|row| refused.add(row, Reason::Forbidden, READERS.into()));
+    rows.iter().for_each(|row| refused.add(row, Reason::Forbidden, MAY_NOT_WRITE.into()));
     refused
 }
 

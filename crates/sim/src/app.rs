@@ -66,6 +66,14 @@ impl Author<'_> {
                 Err(e) if is_constraint(e) => None,
                 Err(_) => return Fate::Cut,
             };
+            if let Some((at, _)) = named.filter(|_| s.sql.starts_with("INSERT OR REPLACE")) {
+                // There the row that is replaced is deleted first, for triggers.
+                match conn.pragma_query_value(None, "recursive_triggers", |r| r.get(0)) {
+                    Ok(true) => draft.replaces(at),
+                    Ok(false) => {}
+                    Err(_) => return Fate::Cut,
+                }
+            }
             match Tables::read(conn, self.variant) {
                 Ok(now) => draft.note(now, named),
                 Err(_) => return Fate::Cut,

@@ -65,6 +65,8 @@ pub fn compose(policy: Policy, first: &mut Effect, second: Effect) {
             Effect::Elements { added, removed } | Effect::Words { added, removed },
             Effect::Elements { added: more, removed: less } | Effect::Words { added: more, removed: less },
         ) => {
+            // What once was in a set that only grows is never taken out.
+            let less = if policy == Policy::GSet { Default::default() } else { less };
             added.retain(|x| !less.contains(x));
             removed.retain(|x| !more.contains(x));
             added.extend(more);

@@ -82,6 +82,12 @@ impl Written {
         }
         self.now = after;
     }
+    /// Takes in that a row goes because one of the same key is about to take its place.
+    pub fn replaces(&mut self, at: &At) {
+        if let Some(row) = self.now.get((at.0, &at.1)) {
+            self.images.entry(at.clone()).or_insert_with(|| row.clone());
+        }
+    }
     /// Begins anew: all of it was absorbed, and the tables are now like this.
     pub fn absorbed(&mut self, now: Tables) {
         *self = Written { now, ..Written::default() };

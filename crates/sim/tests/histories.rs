@@ -117,6 +117,21 @@ fn whoever_dates_its_writes_anew_ends_the_other_processes_writers_too() {
 }
 
 #[test]
+fn the_elements_of_a_set_keep_their_order_when_they_are_dated_anew() {
+    check(34736035473063, &Options::default());
+}
+
+#[test]
+fn a_first_hydration_that_left_out_what_was_just_sent_does_not_end_a_resync() {
+    check(34736035474416, &Options::default());
+}
+
+#[test]
+fn a_row_that_or_replace_deleted_first_is_remembered_as_it_was() {
+    check(34736035470802, &Options::default());
+}
+
+#[test]
 fn a_row_that_was_set_aside_says_nothing_of_another_row_of_the_same_instant() {
     for seed in [34814959846818, 5829399608265] {
         check(seed, &Options::default());

@@ -88,6 +88,39 @@ fn two_accounts_share_a_list_and_part() {
 }
 
 #[test]
+fn a_reader_is_told_before_it_syncs_and_has_the_server_s_row_after() {
+    let world = World::new();
+    let [ada, bob] = ["ada", "bob"].map(|account| member(&world, account));
+    ada.run(&["scopes", "app.db", "create", "trip"]).ends(0);
+    ada.sql("INSERT INTO items VALUES('i1', 'trip', 'tent')");
+    ada.sync(0);
+    let code = ada.run(&["scopes", "app.db", "invite", "trip", "--role", "reader"]).ends(0).out;
+    bob.run(&["scopes", "app.db", "accept", code.trim()]).ends(0);
+    bob.sync(0);
+
+    bob.sql("UPDATE items SET title = 'tarpaulin'; INSERT INTO items VALUES('i2', 'trip', 'axe'); INSERT INTO notes VALUES('n1', 'his')");
+    let pending = bob.run(&["pending", "app.db", "--json"]).ends(0).json();
+    let told: Vec<_> = pending.as_array().unwrap().iter().map(|p| (p["table"].as_str().unwrap(), p["state"].as_str().unwrap())).collect();
+    assert_eq!(told, [("notes", "pending"), ("items", "parked"), ("items", "parked")], "{pending}");
+    assert_eq!(pending[1]["reason"], "forbidden");
+    assert!(pending[1]["message"].as_str().unwrap().contains("may read the scope and not write it"), "{pending}");
+    assert_eq!(
+        bob.one("SELECT group_concat(state || coalesce(reason, '')) FROM (SELECT * FROM syncline_pending ORDER BY tbl)"),
+        "parkedforbidden,parkedforbidden,pending"
+    );
+    assert_eq!(bob.one("SELECT state || parked FROM syncline_status"), "needs_attention2");
+    assert_eq!(bob.run(&["status", "app.db", "--json"]).ends(0).json()["parked"], 2);
+
+    // The server has the last word, and says what it has; the rest went through.
+    bob.sync(4);
+    let conflicts = bob.run(&["conflicts", "app.db", "--json"]).ends(0).json();
+    assert_eq!((conflicts.as_array().unwrap().len(), &conflicts[0]["reason"]), (2, &"forbidden".into()), "{conflicts}");
+    assert_eq!(bob.run(&["status", "app.db", "--json"]).ends(0).json()["parked"], 2);
+    let server = world.rows_at_server();
+    assert_eq!((server.one("SELECT min(title) || count(*) FROM items"), server.one("SELECT title FROM notes")), ("tent1".into(), "his".into()));
+}
+
+#[test]
 fn a_thousand_idle_scopes_cost_less_than_a_kilobyte() {
     let world = World::new();
     let ada = member(&world, "ada");
