@@ -8,7 +8,7 @@ use crate::rows::RowRecord;
 use crate::tx::{Scope, Tx};
 use rusqlite::{OptionalExtension, params};
 use std::sync::Arc;
-use syncline_core::{Key, Limits, Policy, Reason, Refusal, Rows, RowsBuilder, Seq, frame};
+use syncline_core::{Key, Limits, Lost, LostReason, Policy, Reason, Refusal, Rows, RowsBuilder, Seq, frame};
 
 impl Table {
     /// Whether what a row was before its pending edits is kept.
@@ -154,7 +154,21 @@ impl Tx<'_> {
                 self.conn
                     .execute("DELETE FROM _syncline_apart WHERE scope = ?1 AND tbl = ?2 AND key = ?3", params![scope.n, table, key.0])
                     .doing("joining a row kept apart")?;
-                self.merge_row(scope, &t, x, out)?;
+                let row = self.load_complete(scope, &t, &key)?;
+                if x.state.ctx.within(&row.state.ctx) {
+                    self.merge_row(scope, &t, x, out)?;
+                    continue;
+                }
+                // The authority took ours without it: it was put back, and what it had is unknown there now. Nobody has decided, so the
+                // two are not merged; whoever wrote it offers it again, and these values are kept besides.
+                let lost: Vec<Lost> = x
+                    .mask
+                    .columns()
+                    .filter_map(|c| Some((c, x.state.cell(c)?, row.state.cell(c))))
+                    .filter(|(_, theirs, ours)| ours.is_none_or(|o| o.value != theirs.value))
+                    .map(|(column, theirs, ours)| Lost { column, lost: theirs.clone(), won: ours.cloned(), reason: LostReason::Superseded })
+                    .collect();
+                self.note_lost(scope, &t, &key, &lost, Seq(0))?;
             }
         }
         Ok(())

@@ -193,8 +193,9 @@ impl Tx<'_> {
         let mut orphaned = HashSet::new();
         for _ in 0..SETTLE_ROUNDS {
             let shown = self.try_shelved(scope, &orphaned, out)?;
-            check.extend(shown.iter().cloned());
-            let mut moved = !shown.is_empty();
+            let mut moved = !(shown.is_empty() && out.check.is_empty());
+            check.extend(shown);
+            check.append(&mut out.check);
             while let Some((at, t, key)) = check.pop() {
                 for (child, child_key) in self.orphans_of(&at, &t, &key)? {
                     if let Some(more) = self.settle_orphan(&at, &child, &child_key, out)? {
@@ -205,9 +206,9 @@ impl Tx<'_> {
                     let clash = Clash { reason: Reason::ForeignKey, message: "it points at a row that does not exist here".into() };
                     let at = self.home(&child, &child_key)?.unwrap_or_else(|| at.clone());
                     self.take_off_table(&at, &child, &child_key, &clash, out)?;
+                    check.append(&mut out.check);
                     self.note_stray(&child, &child_key)?;
-                    orphaned.insert((child.n, child_key.clone()));
-                    check.push((at, child, child_key));
+                    orphaned.insert((child.n, child_key));
                     moved = true;
                 }
             }
@@ -353,6 +354,8 @@ impl Tx<'_> {
         self.shelve_note(scope, t, key, clash)?;
         self.save(scope, t, &mut row)?;
         out.changed.push((scope.n, t.n, key.clone()));
+        // Its children cannot stay without it.
+        out.check.push((scope.clone(), t.clone(), key.clone()));
         Ok(())
     }
 

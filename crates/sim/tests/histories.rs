@@ -137,3 +137,10 @@ fn a_row_that_was_set_aside_says_nothing_of_another_row_of_the_same_instant() {
         check(seed, &Options::default());
     }
 }
+
+#[test]
+fn what_a_restored_authority_never_heard_of_is_not_merged_into_a_row_that_rejects() {
+    for seed in [22219902610585, 30466650721419] {
+        check(seed, &Options::default());
+    }
+}
