@@ -302,9 +302,16 @@ impl Tx<'_> {
             let least = row.state.next_hlc();
             match image {
                 Some(image) => {
-                    // Writes of the old life that its deletion ended: they are in the image, and need their own stamps.
-                    let old = self.old_texts(t, &fold.texts_before)?;
-                    let (times, confirmed) = (t.with_groups(&fold.before), self.confirming(scope)?);
+                    // Writes of the old life that its deletion ended: they are in the image, and need their own stamps. Where no trigger
+                    // saw it go (it stood in another row's way), they are all that was written.
+                    let unseen = fold.deleted.is_none() && !leaves;
+                    let (before, texts) = if unseen { (&fold.times, &fold.texts) } else { (&fold.before, &fold.texts_before) };
+                    let mut before = before.clone();
+                    if let Some(ms) = fold.inserted.filter(|_| unseen) {
+                        before.extend(t.shown.iter().filter(|c| !fold.times.iter().any(|x| x.0 == **c)).map(|c| (*c, ms)));
+                    }
+                    let old = self.old_texts(t, texts)?;
+                    let (times, confirmed) = (t.with_groups(&before), self.confirming(scope)?);
                     // Where it is as its state says, nobody wrote: a commit's own writes are in the log too, if something in the
                     // database then deleted what it wrote.
                     let written = !times.is_empty() && {

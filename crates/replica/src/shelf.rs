@@ -190,10 +190,18 @@ impl Tx<'_> {
             // All here is the authority's own state, in which its constraints hold.
             return Ok(());
         }
-        let mut orphaned = HashSet::new();
+        let (mut orphaned, mut tried): (HashSet<(i64, Key)>, HashSet<(i64, Key)>) = Default::default();
         for _ in 0..SETTLE_ROUNDS {
             let shown = self.try_shelved(scope, &orphaned, out)?;
             let mut moved = !(shown.is_empty() && out.check.is_empty());
+            // A child of a row that is back has another chance; not one that was shown already and could not stay.
+            let registry = self.registry()?;
+            let is_parent = |n: i64| {
+                let keys = registry.get(n).map(|t| t.def.foreign_keys.clone()).unwrap_or_default();
+                shown.iter().any(|s| keys.iter().any(|f| f.table.eq_ignore_ascii_case(&s.1.def.name)))
+            };
+            orphaned.retain(|row| tried.contains(row) || !is_parent(row.0));
+            tried.extend(shown.iter().map(|(_, t, key)| (t.n, key.clone())));
             check.extend(shown);
             check.append(&mut out.check);
             while let Some((at, t, key)) = check.pop() {

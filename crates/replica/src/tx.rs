@@ -123,6 +123,7 @@ impl Replica {
         self.cache.begin();
         let mut tx = Tx { conn: &self.conn, env, role: self.role, cache: &mut self.cache };
         let done = work(&mut tx).and_then(|value| {
+            tx.must_go_on()?;
             tx.refresh_inbox()?;
             tx.flush()?;
             self.conn.execute_batch("COMMIT").doing("committing")?;
@@ -157,6 +158,7 @@ impl Replica {
 impl Tx<'_> {
     /// Runs `work` in a savepoint; on an error its writes are undone and the transaction goes on.
     pub fn savepoint<T, E: From<Error>>(&mut self, work: impl FnOnce(&mut Tx) -> std::result::Result<T, E>) -> std::result::Result<T, E> {
+        self.must_go_on()?;
         self.flush()?;
         self.conn.execute_batch("SAVEPOINT syncline").doing("setting a savepoint")?;
         let mut inner = Tx { conn: self.conn, env: self.env, role: self.role, cache: self.cache };
@@ -166,11 +168,22 @@ impl Tx<'_> {
                 self.conn.execute_batch("RELEASE syncline").doing("releasing a savepoint")?;
                 Ok(value)
             }
+            // All is undone already, and nothing can be added to it: this error says more than that.
+            Err(e) if self.conn.is_autocommit() => Err(e),
             Err(e) => {
                 self.conn.execute_batch("ROLLBACK TO syncline; RELEASE syncline").doing("rolling back to a savepoint")?;
                 self.cache.forget();
                 Err(e)
             }
+        }
+    }
+
+    /// Refuses to go on where SQLite has undone the whole transaction by itself: a disk that is full or fails (of the errors that do so
+    /// the only ones that reach us). What came after would be a transaction of its own, and be taken for a part of this one.
+    fn must_go_on(&self) -> Result<()> {
+        match self.conn.is_autocommit() {
+            false => Ok(()),
+            true => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None)).doing("going on"),
         }
     }
 

@@ -114,7 +114,7 @@ impl World {
             let fits = replica.conn().execute(&sql, rusqlite::params_from_iter(&binds)).is_ok();
             replica.conn().execute_batch("ROLLBACK").map_err(failed)?;
             if fits {
-                return Err(format!("SHELVED without need: row {key:?} of {} at device {d}", table.name));
+                return Err(format!("SHELVED without need: row {key:?} of {} at device {d}, {values:?} beside {:?}", table.name, site.written.now.0[t]));
             }
         }
         Ok(())

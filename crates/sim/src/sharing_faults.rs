@@ -9,7 +9,7 @@ use crate::image;
 use crate::ledger::Check;
 use crate::rng::Rng;
 use crate::sharing::{Party, SCOPES, statement};
-use crate::vfs::Disk;
+use crate::vfs::{Disk, Fault};
 use std::collections::{BTreeMap, BTreeSet};
 use syncline_core::{MemberRole, ScopeId, Seq};
 use syncline_replica::Replica;
@@ -70,6 +70,13 @@ impl Party {
         });
         named.map_err(|e| format!("ERROR naming a copy: {e}"))?;
         Ok(copy)
+    }
+
+    fn disk_of(&self, whose: Full) -> &Disk {
+        match whose {
+            Full::Device(d) => &self.peers[d].disk,
+            Full::Authority => &self.disk,
+        }
     }
 
     /// Copies the authority's files.
@@ -292,6 +299,11 @@ pub fn play_step(mishap: Mishap, from: usize, at: usize) -> Check {
     }
     p.calm()?;
     p.check()?;
+    check_notes(&p, &notes)
+}
+
+/// Every note is at the authority, and the counter says what they say.
+fn check_notes(p: &Party, notes: &BTreeMap<String, String>) -> Check {
     let all = |sql: &str| p.authority.replica.conn().query_row(sql, [], |r| r.get::<_, i64>(0)).map_err(|e| format!("ERROR {sql}: {e}"));
     for id in notes.keys() {
         if all(&format!("SELECT count(*) FROM notes WHERE id = '{id}'"))? != 1 {
@@ -309,6 +321,54 @@ pub fn play_step(mishap: Mishap, from: usize, at: usize) -> Check {
 pub fn play_every_step(mishap: Mishap) -> Vec<(usize, usize, String)> {
     let all = (0..STEPS).flat_map(|from| (from..STEPS).map(move |at| (from, at)));
     all.filter_map(|(from, at)| play_step(mishap, from, at).err().map(|why| (from, at, why))).collect()
+}
+
+/// Whose disk fills up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// This device's.
+    Device(usize),
+    /// The authority's.
+    Authority,
+}
+
+/// Writes and syncs while, from the `n`th write of its disk on, a device or the authority has no room, or does not have it once; then
+/// there is room again. Whatever fails must say that the disk is full. Says whether it came to that write.
+pub fn play_full(whose: Full, n: u64, fault: Fault) -> Check<bool> {
+    let mut p = Party::new(&["ada", "bob"])?;
+    p.join("ada")?;
+    p.create("ada", "x")?;
+    p.admit("ada", "bob", "x", MemberRole::Writer)?;
+    p.sql(0, "INSERT INTO items VALUES('c', NULL, 'counter', 0), ('s', 'x', 'shared', 0)")?;
+    p.calm()?;
+    let mut notes: BTreeMap<String, String> = BTreeMap::new();
+    let end = p.disk_of(whose).ops() + n;
+    p.disk_of(whose).fail_at(n, fault);
+    for (i, d) in [(0, 0), (1, 2), (2, 0), (3, 2)] {
+        for syncs in [false, true] {
+            let done = if syncs { p.sync(d).map(drop) } else { add(&mut p, d, 1 << i, &mut notes) };
+            let Err(why) = done else { continue };
+            if !why.contains("full") {
+                return Err(format!("ERROR with a full disk: {why}"));
+            }
+            let conn = p.peers[d].replica.conn();
+            if !conn.is_autocommit() {
+                conn.execute_batch("ROLLBACK").map_err(|e| format!("ERROR rolling back: {e}"))?;
+            }
+        }
+    }
+    let came = p.disk_of(whose).ops() >= end;
+    p.disk_of(whose).revive();
+    p.calm()?;
+    p.check()?;
+    for conn in p.peers.iter().map(|peer| peer.replica.conn()).chain([p.authority.replica.conn()]) {
+        let whole: String = conn.query_row("PRAGMA integrity_check", [], |r| r.get(0)).map_err(|e| format!("ERROR checking a database: {e}"))?;
+        if whole != "ok" {
+            return Err(format!("DAMAGED {whole}"));
+        }
+    }
+    check_notes(&p, &notes)?;
+    Ok(came)
 }
 
 /// Plays many seeds; returns those that failed, with why.

@@ -144,3 +144,15 @@ fn what_a_restored_authority_never_heard_of_is_not_merged_into_a_row_that_reject
         check(seed, &Options::default());
     }
 }
+
+#[test]
+fn an_edit_of_a_row_that_then_stood_in_another_s_way_keeps_its_own_stamp() {
+    for seed in [24283860872831, 24283860874434] {
+        check(seed, &Options::default());
+    }
+}
+
+#[test]
+fn children_of_a_row_that_gave_way_and_came_back_come_back_with_it() {
+    check(24283860874295, &Options::default());
+}

@@ -2,7 +2,8 @@
 
 use syncline_core::MemberRole;
 use syncline_sim::sharing::Party;
-use syncline_sim::sharing_faults::{Mishap, play_every_step};
+use syncline_sim::sharing_faults::{Full, Mishap, play_every_step, play_full};
+use syncline_sim::vfs::Fault;
 
 type Done = Result<(), String>;
 
@@ -242,6 +243,24 @@ fn an_authority_that_is_put_back_from_any_step_at_any_later_one_loses_and_double
 #[test]
 fn a_device_that_is_copied_from_any_step_at_any_later_one_loses_and_doubles_nothing() {
     comes_back(&[Mishap::Copied(0), Mishap::Copied(1), Mishap::Copied(2)]);
+}
+
+/// At any write of theirs, for good and once: nothing is lost, and all goes on when there is room.
+fn fills_up(whose: Full) {
+    for fault in [Fault::Full, Fault::FullOnce] {
+        let last = (1..).find(|n| !play_full(whose, *n, fault).unwrap_or_else(|why| panic!("{fault:?} at write {n}: {why}"))).unwrap();
+        assert!(last > 20, "only {last} writes");
+    }
+}
+
+#[test]
+fn a_device_whose_disk_is_full_at_any_write_loses_nothing() {
+    fills_up(Full::Device(0));
+}
+
+#[test]
+fn an_authority_whose_disk_is_full_at_any_write_loses_nothing() {
+    fills_up(Full::Authority);
 }
 
 #[cfg(feature = "planted")]
