@@ -190,7 +190,8 @@ impl Tx<'_> {
             // All here is the authority's own state, in which its constraints hold.
             return Ok(());
         }
-        let (mut orphaned, mut tried): (HashSet<(i64, Key)>, HashSet<(i64, Key)>) = Default::default();
+        let mut orphaned: HashSet<(i64, Key)> = HashSet::new();
+        let mut tried: HashSet<(i64, Key)> = HashSet::new();
         for _ in 0..SETTLE_ROUNDS {
             let shown = self.try_shelved(scope, &orphaned, out)?;
             let mut moved = !(shown.is_empty() && out.check.is_empty());

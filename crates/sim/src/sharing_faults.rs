@@ -79,6 +79,24 @@ impl Party {
         }
     }
 
+    /// Lets one device take what another has in its account's own scope and no authority has confirmed.
+    fn give(&mut self, from: usize, to: usize) -> Check {
+        let failed = |e: syncline_replica::Error| format!("ERROR between devices: {e}");
+        let mut at = self.peer_env(from);
+        let carried = self.peers[from].replica.transact(&mut at, |tx| {
+            tx.absorb()?;
+            let own = tx.scope(1)?;
+            tx.pack_unconfirmed(&own)
+        });
+        let (carried, mut at) = (carried.map_err(failed)?, self.peer_env(to));
+        let taken = self.peers[to].replica.transact(&mut at, |tx| {
+            tx.absorb()?;
+            let own = tx.scope(1)?;
+            tx.carry_in(&own, carried)
+        });
+        taken.map(drop).map_err(failed)
+    }
+
     /// Copies the authority's files.
     pub fn save_authority(&self) -> Check<Saved> {
         let conn = self.authority.replica.conn();
@@ -223,6 +241,8 @@ pub enum Mishap {
     Authority,
     /// This device's files turn up on another device, as they were; both go on.
     Copied(usize),
+    /// The same, and the two give each other what they have before either speaks to the authority.
+    CopiesMeet(usize),
 }
 
 /// Steps of the canonical history.
@@ -272,7 +292,7 @@ pub fn play_step(mishap: Mishap, from: usize, at: usize) -> Check {
         }
         if n == from {
             saved = Some(match mishap {
-                Mishap::Restored(d) | Mishap::Copied(d) => {
+                Mishap::Restored(d) | Mishap::Copied(d) | Mishap::CopiesMeet(d) => {
                     // As every command does before it ends: increments that nobody has absorbed count in every copy.
                     let mut at = p.peer_env(d);
                     p.peers[d].replica.transact(&mut at, |tx| tx.absorb()).map_err(|e| format!("ERROR absorbing: {e}"))?;
@@ -284,10 +304,14 @@ pub fn play_step(mishap: Mishap, from: usize, at: usize) -> Check {
         let Some(back) = saved.as_ref().filter(|_| n == at) else { continue };
         match mishap {
             Mishap::Restored(d) => p.put_back(d, back)?,
-            Mishap::Copied(d) => {
+            Mishap::Copied(d) | Mishap::CopiesMeet(d) => {
                 let copy = p.copy_of(d, back)?;
                 if p.peers[copy].account == "ada" {
                     add(&mut p, copy, 16, &mut notes)?;
+                }
+                if mishap == Mishap::CopiesMeet(d) {
+                    p.give(copy, d)?;
+                    p.give(d, copy)?;
                 }
             }
             Mishap::Authority => {

@@ -241,6 +241,11 @@ fn an_authority_that_is_put_back_from_any_step_at_any_later_one_loses_and_double
 }
 
 #[test]
+fn copies_that_meet_before_they_speak_to_the_authority_lose_and_double_nothing() {
+    comes_back(&[Mishap::CopiesMeet(0), Mishap::CopiesMeet(2)]);
+}
+
+#[test]
 fn a_device_that_is_copied_from_any_step_at_any_later_one_loses_and_doubles_nothing() {
     comes_back(&[Mishap::Copied(0), Mishap::Copied(1), Mishap::Copied(2)]);
 }
