@@ -391,6 +391,8 @@ struct Written {
     altered: HashSet<(i64, Key)>,
     captured: Absorbed,
     hash: u64,
+    /// Whether the database may do more than it is told to, which triggers then note.
+    watch: bool,
 }
 
 /// Why a bundle cannot be written.
@@ -418,7 +420,7 @@ fn write_all(tx: &mut Tx, scope: &Scope, seq: Seq, rows: &[Pushed]) -> Result<Wr
     if !watch {
         tx.set_applying(true)?;
     }
-    let mut written = Written { altered: HashSet::new(), captured: Absorbed::default(), hash: 0 };
+    let mut written = Written { altered: HashSet::new(), captured: Absorbed::default(), hash: 0, watch };
     for row in rows {
         if let Err(e) = write_row(tx, scope, seq, row, &mut written) {
             clash_or_error(e)?;
@@ -442,7 +444,7 @@ fn write_what_stands(tx: &mut Tx, scope: &Scope, seq: Seq, rows: &[Pushed], limi
     let mut offenders: HashMap<usize, Clash> = HashMap::new();
     for pass in 0.. {
         let tried = tx.savepoint(|tx| -> Result<Written, Stand> {
-            let mut written = Written { altered: HashSet::new(), captured: Absorbed::default(), hash: 0 };
+            let mut written = Written { altered: HashSet::new(), captured: Absorbed::default(), hash: 0, watch: true };
             let found = write_one_by_one(tx, scope, seq, rows, &offenders, &mut written)?;
             if !found.is_empty() {
                 return Err(Stand::Offenders(found));
@@ -571,6 +573,12 @@ fn free_unique_values(tx: &mut Tx, scope: &Scope, rows: &[Pushed], left: &[usize
 fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mut Written) -> Result<(), Error> {
     let (t, x) = (&*pushed.table, &pushed.incoming);
     let mut row = tx.load_complete(scope, t, &x.key)?;
+    if written.watch && row.is_shown() && row.compute_hash(t) != row.hash && t.read(tx, scope, &x.key)?.is_some() {
+        // A row written before this one changed it (a foreign-key action, a business trigger): that is a write of the authority's,
+        // with a stamp of its own, and not what the row was.
+        tx.absorb_log(&mut written.captured)?;
+        row = tx.load_complete(scope, t, &x.key)?;
+    }
     if row.is_new() && x.state.ground.is_empty() {
         // Nothing to merge with: the state is what was sent.
         row.state = x.state.clone();

@@ -156,3 +156,8 @@ fn an_edit_of_a_row_that_then_stood_in_another_s_way_keeps_its_own_stamp() {
 fn children_of_a_row_that_gave_way_and_came_back_come_back_with_it() {
     check(24283860874295, &Options::default());
 }
+
+#[test]
+fn what_a_foreign_key_action_changed_before_its_row_came_up_in_the_same_bundle_is_a_write() {
+    check(23869844962740, &Options::default());
+}
