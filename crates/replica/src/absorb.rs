@@ -391,7 +391,8 @@ impl Tx<'_> {
                     .filter(|(c, v)| row.state.is_derived(**c) && row.state.cell(**c).is_some_and(|x| x.value != **v))
                     .map(|x| *x.0)
                     .collect();
-                if row.compute_hash(t) == row.hash && was_shown && unseen.is_empty() && computed.is_empty() {
+                let disturbed = !self.cache.disturbed.is_empty() && self.cache.disturbed.remove(&(t.n, key.clone()));
+                if row.compute_hash(t) == row.hash && was_shown && unseen.is_empty() && computed.is_empty() && !disturbed {
                     return Ok(false);
                 }
                 let all = |ms: i64| t.shown.iter().map(|c| (*c, ms)).collect::<Vec<_>>();

@@ -573,11 +573,10 @@ fn free_unique_values(tx: &mut Tx, scope: &Scope, rows: &[Pushed], left: &[usize
 fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mut Written) -> Result<(), Error> {
     let (t, x) = (&*pushed.table, &pushed.incoming);
     let mut row = tx.load_complete(scope, t, &x.key)?;
-    if written.watch && row.is_shown() && row.compute_hash(t) != row.hash && t.read(tx, scope, &x.key)?.is_some() {
-        // A row written before this one changed it (a foreign-key action, a business trigger): that is a write of the authority's,
-        // with a stamp of its own, and not what the row was.
-        tx.absorb_log(&mut written.captured)?;
-        row = tx.load_complete(scope, t, &x.key)?;
+    if written.watch && row.is_shown() && row.compute_hash(t) != row.hash {
+        // A row written before this one changed it (a foreign-key action, a business trigger). What this one says of the same columns
+        // comes after that; of the others it is a write of the authority's.
+        tx.note_disturbed(t, &x.key);
     }
     if row.is_new() && x.state.ground.is_empty() {
         // Nothing to merge with: the state is what was sent.
