@@ -25,6 +25,9 @@ pub struct Absorbed {
     pub changed: Vec<(i64, i64, Key)>,
     /// Tables whose capture had to be mended.
     pub repaired: Vec<String>,
+    /// (scope, table, key) of rows that were saved as their table had them, although the database had changed them by itself: what was
+    /// captured of them counts, although they are as their state says. Set by whoever saved them.
+    pub disturbed: HashSet<(i64, i64, Key)>,
 }
 
 /// Everything captured of one row since the last absorb.
@@ -47,6 +50,8 @@ pub(crate) struct Fold {
     pub(crate) check: Option<i64>,
     /// The last entry's time.
     pub(crate) last: i64,
+    /// It counts, although the row is as its state says.
+    pub(crate) disturbed: bool,
 }
 
 /// How many log entries are folded at a time, so that memory stays flat.
@@ -76,7 +81,7 @@ impl Tx<'_> {
             let folds = self.fold_log(last, &mut touched)?;
             // Emptied first: the pages of the log are what the row states then fill.
             self.conn.prepare_cached("DELETE FROM _syncline_log WHERE id <= ?1").and_then(|mut q| q.execute([last])).doing("emptying the capture log")?;
-            let (folds, pieces) = self.part(folds)?;
+            let (mut folds, pieces) = self.part(folds)?;
             // Numbered in the order of writing, so that what was written together is sent together; stored in the order
             // of keys, so that a bulk load fills the pages of the sidecar.
             let mut numbered = Vec::with_capacity(pieces.len());
@@ -95,7 +100,8 @@ impl Tx<'_> {
             let mut changed = Vec::new();
             let mut unlike = Vec::new();
             for (seq, piece) in numbered {
-                let (table, key, fold) = &folds[piece.fold];
+                let (table, key, fold) = &mut folds[piece.fold];
+                fold.disturbed = !out.disturbed.is_empty() && out.disturbed.remove(&(piece.scope.n, table.n, key.clone()));
                 if self.absorb_row(table, &piece.scope, key, fold, shift, (seq, piece.leaves), &mut unlike)? {
                     changed.push((seq, (piece.scope.n, table.n, key.clone())));
                 }
@@ -391,8 +397,7 @@ impl Tx<'_> {
                     .filter(|(c, v)| row.state.is_derived(**c) && row.state.cell(**c).is_some_and(|x| x.value != **v))
                     .map(|x| *x.0)
                     .collect();
-                let disturbed = !self.cache.disturbed.is_empty() && self.cache.disturbed.remove(&(t.n, key.clone()));
-                if row.compute_hash(t) == row.hash && was_shown && unseen.is_empty() && computed.is_empty() && !disturbed {
+                if row.compute_hash(t) == row.hash && was_shown && unseen.is_empty() && computed.is_empty() && !fold.disturbed {
                     return Ok(false);
                 }
                 let all = |ms: i64| t.shown.iter().map(|c| (*c, ms)).collect::<Vec<_>>();

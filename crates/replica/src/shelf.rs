@@ -197,11 +197,9 @@ impl Tx<'_> {
             let mut moved = !(shown.is_empty() && out.check.is_empty());
             // A child of a row that is back has another chance; not one that was shown already and could not stay.
             let registry = self.registry()?;
-            let is_parent = |n: i64| {
-                let keys = registry.get(n).map(|t| t.def.foreign_keys.clone()).unwrap_or_default();
-                shown.iter().any(|s| keys.iter().any(|f| f.table.eq_ignore_ascii_case(&s.1.def.name)))
-            };
-            orphaned.retain(|row| tried.contains(row) || !is_parent(row.0));
+            let is_back = |parent: &str| shown.iter().any(|s| s.1.def.name.eq_ignore_ascii_case(parent));
+            let may_stay = |n: i64| registry.get(n).is_ok_and(|t| t.def.foreign_keys.iter().any(|f| is_back(&f.table)));
+            orphaned.retain(|row| tried.contains(row) || !may_stay(row.0));
             tried.extend(shown.iter().map(|(_, t, key)| (t.n, key.clone())));
             check.extend(shown);
             check.append(&mut out.check);

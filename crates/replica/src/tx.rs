@@ -4,11 +4,11 @@
 //! after a failure the cached numbers of writers and tables are forgotten, because they may have been rolled back.
 
 use crate::error::{Doing, Error, Result};
-use crate::registry::{Registry, Table};
+use crate::registry::Registry;
 use rusqlite::{Connection, OptionalExtension, params};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
-use syncline_core::{Key, ScopeId, Seq, WriterId, planted};
+use syncline_core::{ScopeId, Seq, WriterId, planted};
 
 /// Time and randomness for one piece of work; they come from outside so that a simulation can replay it.
 pub struct Env {
@@ -70,8 +70,6 @@ pub(crate) struct Cache {
     pub waiting: Option<bool>,
     /// Whether the list that `syncline_conflicts` shows must be made anew.
     pub inbox_stale: bool,
-    /// Rows that this transaction saves as their table has them, although not all of that was told: what the log has of them are writes.
-    pub disturbed: HashSet<(i64, Key)>,
     /// Definitions of the app's triggers that this transaction has put aside.
     pub suspended: Vec<String>,
 }
@@ -85,7 +83,6 @@ impl Cache {
         self.heads.clear();
         self.waiting = None;
         self.strays = None;
-        self.disturbed.clear();
         self.inbox_stale = false;
         if let Some(writer) = &mut self.writer {
             writer.1 = false;
@@ -172,7 +169,10 @@ impl Tx<'_> {
                 Ok(value)
             }
             // All is undone already, and nothing can be added to it: this error says more than that.
-            Err(e) if self.conn.is_autocommit() => Err(e),
+            Err(e) if self.conn.is_autocommit() => {
+                self.cache.forget();
+                Err(e)
+            }
             Err(e) => {
                 self.conn.execute_batch("ROLLBACK TO syncline; RELEASE syncline").doing("rolling back to a savepoint")?;
                 self.cache.forget();
@@ -188,12 +188,6 @@ impl Tx<'_> {
             false => Ok(()),
             true => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None)).doing("going on"),
         }
-    }
-
-    /// Notes a row that the database changed by itself before it is saved: what was captured of it counts, although the row will be as
-    /// its state says.
-    pub fn note_disturbed(&mut self, t: &Table, key: &Key) {
-        self.cache.disturbed.insert((t.n, key.clone()));
     }
 
     /// Reads a fact about this replica.

@@ -576,7 +576,7 @@ fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mu
     if written.watch && row.is_shown() && row.compute_hash(t) != row.hash {
         // A row written before this one changed it (a foreign-key action, a business trigger). What this one says of the same columns
         // comes after that; of the others it is a write of the authority's.
-        tx.note_disturbed(t, &x.key);
+        written.captured.disturbed.insert((scope.n, t.n, x.key.clone()));
     }
     if row.is_new() && x.state.ground.is_empty() {
         // Nothing to merge with: the state is what was sent.

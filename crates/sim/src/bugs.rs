@@ -55,7 +55,7 @@ pub const BUGS: &[Bug] = &[
 
 /// Those that it has not found in about 2,000 histories each. `acked_not_checked`, `confirmations_after_merge` and `unparked_keeps_number`
 /// need histories that are drawn too seldom, and have the smallest one each in tests/rules.rs; `old_attempt_taken` and `partial_taken`
-/// leave out what the authority demands of a device that does not keep to the rules, and fail tests of server/tests (hostile.rs, conformance/suite.rs). What the other three
+/// leave out what the authority demands of a device that does not keep to the rules, and fail tests of server/tests (hostile/main.rs, conformance/suite.rs). What the other three
 /// leave out nothing reaches while a device learns rows from its authority alone.
 pub const RARE: &[Bug] = &[
     bug("partial_taken", "a partial row is refused where there is none (rule 1)", 40_000),

@@ -12,7 +12,8 @@ use crate::sharing::{Party, SCOPES, statement};
 use crate::vfs::{Disk, Fault};
 use std::collections::{BTreeMap, BTreeSet};
 use syncline_core::{MemberRole, ScopeId, Seq};
-use syncline_replica::Replica;
+use syncline_replica::carry::Carried;
+use syncline_replica::{Env, Replica};
 use syncline_server::Authority;
 use syncline_server::collect::collect;
 
@@ -33,6 +34,24 @@ fn disk_with(saved: &Saved, seed: u64, now_ms: i64) -> Disk {
     disk.set_clock(now_ms);
     saved.files.iter().for_each(|(name, bytes)| disk.put(name, bytes));
     disk
+}
+
+/// Packs what a device has in its account's own scope and no authority has confirmed.
+pub fn pack(device: &mut Replica, env: &mut Env) -> syncline_replica::Result<Carried> {
+    device.transact(env, |tx| {
+        tx.absorb()?;
+        let own = tx.scope(1)?;
+        tx.pack_unconfirmed(&own)
+    })
+}
+
+/// Takes in what another device packed.
+pub fn take(device: &mut Replica, env: &mut Env, carried: Carried) -> syncline_replica::Result<()> {
+    device.transact(env, |tx| {
+        tx.absorb()?;
+        let own = tx.scope(1)?;
+        tx.carry_in(&own, carried).map(drop)
+    })
 }
 
 impl Party {
@@ -81,20 +100,9 @@ impl Party {
 
     /// Lets one device take what another has in its account's own scope and no authority has confirmed.
     fn give(&mut self, from: usize, to: usize) -> Check {
-        let failed = |e: syncline_replica::Error| format!("ERROR between devices: {e}");
-        let mut at = self.peer_env(from);
-        let carried = self.peers[from].replica.transact(&mut at, |tx| {
-            tx.absorb()?;
-            let own = tx.scope(1)?;
-            tx.pack_unconfirmed(&own)
-        });
-        let (carried, mut at) = (carried.map_err(failed)?, self.peer_env(to));
-        let taken = self.peers[to].replica.transact(&mut at, |tx| {
-            tx.absorb()?;
-            let own = tx.scope(1)?;
-            tx.carry_in(&own, carried)
-        });
-        taken.map(drop).map_err(failed)
+        let (mut here, mut there) = (self.peer_env(from), self.peer_env(to));
+        let carried = pack(&mut self.peers[from].replica, &mut here).and_then(|carried| take(&mut self.peers[to].replica, &mut there, carried));
+        carried.map_err(|e| format!("ERROR between devices: {e}"))
     }
 
     /// Copies the authority's files.
@@ -274,14 +282,20 @@ fn step(p: &mut Party, n: usize, notes: &mut BTreeMap<String, String>) -> Check 
     }
 }
 
-/// Plays the canonical history; after step `at` what was saved after step `from` (no later) comes back.
-pub fn play_step(mishap: Mishap, from: usize, at: usize) -> Check {
+/// Phone and laptop of one account (0 and 2), a device of another, a scope that they share, a counter, and a note that will go.
+fn couple() -> Check<Party> {
     let mut p = Party::new(&["ada", "bob"])?;
     p.join("ada")?;
     p.create("ada", "x")?;
     p.admit("ada", "bob", "x", MemberRole::Writer)?;
     p.sql(0, "INSERT INTO items VALUES('c', NULL, 'counter', 0), ('s', 'x', 'shared', 0); INSERT INTO notes VALUES('gone', 'soon')")?;
     p.calm()?;
+    Ok(p)
+}
+
+/// Plays the canonical history; after step `at` what was saved after step `from` (no later) comes back.
+pub fn play_step(mishap: Mishap, from: usize, at: usize) -> Check {
+    let mut p = couple()?;
     let mut notes: BTreeMap<String, String> = BTreeMap::new();
     let mut saved = None;
     for n in 0..STEPS {
@@ -359,12 +373,7 @@ pub enum Full {
 /// Writes and syncs while, from the `n`th write of its disk on, a device or the authority has no room, or does not have it once; then
 /// there is room again. Whatever fails must say that the disk is full. Says whether it came to that write.
 pub fn play_full(whose: Full, n: u64, fault: Fault) -> Check<bool> {
-    let mut p = Party::new(&["ada", "bob"])?;
-    p.join("ada")?;
-    p.create("ada", "x")?;
-    p.admit("ada", "bob", "x", MemberRole::Writer)?;
-    p.sql(0, "INSERT INTO items VALUES('c', NULL, 'counter', 0), ('s', 'x', 'shared', 0)")?;
-    p.calm()?;
+    let mut p = couple()?;
     let mut notes: BTreeMap<String, String> = BTreeMap::new();
     let end = p.disk_of(whose).ops() + n;
     p.disk_of(whose).fail_at(n, fault);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use syncline_core::{Reason, Value};
 use syncline_replica::Resolution;
 use syncline_replica::conflicts::Conflict;
+use syncline_sim::sharing_faults::{pack, take};
 use two_devices::{Device, World};
 
 const SCHEMA: &str = "
@@ -14,21 +15,8 @@ CREATE TABLE note(id TEXT PRIMARY KEY, person TEXT REFERENCES person(id), body T
 
 /// One device takes what another has and no server confirmed.
 fn give(from: &mut Device, to: &mut Device) {
-    let carried = from
-        .replica
-        .transact(&mut from.env, |tx| {
-            tx.absorb()?;
-            let scope = tx.scope(1)?;
-            tx.pack_unconfirmed(&scope)
-        })
-        .unwrap();
-    to.replica
-        .transact(&mut to.env, |tx| {
-            tx.absorb()?;
-            let scope = tx.scope(1)?;
-            tx.carry_in(&scope, carried)
-        })
-        .unwrap();
+    let carried = pack(&mut from.replica, &mut from.env).unwrap();
+    take(&mut to.replica, &mut to.env, carried).unwrap();
 }
 
 /// Both ways, until both have all.

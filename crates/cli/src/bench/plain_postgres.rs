@@ -18,7 +18,9 @@ SELECT u.id, 'Baker & Daughters', '2026-11-21', u.minutes, u.fee, $4 FROM unnest
 pub fn insert(url: &str, n: usize) -> anyhow::Result<f64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (mut client, connection) = tokio_postgres::connect(url, NoTls).await.context("connecting to PostgreSQL for the reference")?;
+        let (mut client, connection) = tokio_postgres::connect(url, NoTls)
+            .await
+            .context("connecting to PostgreSQL for the reference, which speaks no TLS; name the database by a URL without it")?;
         tokio::spawn(connection);
         client.batch_execute("DROP SCHEMA IF EXISTS syncline_bench CASCADE").await?;
         client.batch_execute(TABLE).await?;

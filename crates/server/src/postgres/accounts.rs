@@ -39,14 +39,8 @@ pub async fn create_token(tx: &Tx, account: &str, random: [u8; 32], ttl_ms: i64,
     Ok(token)
 }
 
-/// See `crate::accounts::check_device`.
-pub async fn check_device(tx: &Tx, device: DeviceId) -> Result<(), ApiError> {
-    let known = tx.query("SELECT 1 FROM syncline.device WHERE device_id = $1 AND revoked_ms IS NULL", &[(&&device.0[..], Type::BYTEA)]).await?;
-    if known.is_empty() { Err(ApiError::DeviceRevoked(Default::default())) } else { Ok(()) }
-}
-
 /// Refuses a device that was revoked since it was last looked up.
-pub async fn check_caller(tx: &Tx, device: DeviceId) -> Result<(), ApiError> {
+pub async fn check_device(tx: &Tx, device: DeviceId) -> Result<(), ApiError> {
     match find_device(tx, device).await? {
         Some(known) if !known.revoked => Ok(()),
         known => Err(ApiError::DeviceRevoked(SealKey(known.and_then(|k| k.seal_key)))),

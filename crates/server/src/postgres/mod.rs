@@ -429,7 +429,7 @@ impl Inner {
             // Of all the account's scopes; from the wall on, only those asked about are there.
             let written = sharing::written(tx, &caller.account);
             let looks = (self.tables.current(tx), sharing::memberships(tx, &caller.account), sharing::moved(tx, caller, request));
-            let device = accounts::check_caller(tx, caller.device_id);
+            let device = accounts::check_device(tx, caller.device_id);
             let own = async { try_join5(device, written, looks.0, looks.1, looks.2).await.map(|all| (all.1, all.2, all.3, all.4)) };
             let scopes = || try_join_all(request.scopes.iter().map(|s| Scope::read(tx, &s.scope)));
             let ((written, registry, members, moved), here) = match &self.role {

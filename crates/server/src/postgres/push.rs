@@ -104,7 +104,7 @@ impl Inner {
     async fn try_push(&self, tx: &Tx, caller: &Caller, asked: &[&ScopeRequest], modes: &[Mode], again: bool) -> Result<Tried, ApiError> {
         let env = self.env();
         // Whose bearer it is was known; whether the device still may is asked with the first statement.
-        let ((), (order, mut locked, registry)) = try_join(accounts::check_caller(tx, caller.device_id), self.lock(tx, caller, asked)).await?;
+        let ((), (order, mut locked, registry)) = try_join(accounts::check_device(tx, caller.device_id), self.lock(tx, caller, asked)).await?;
         for (scope, push) in order.iter().filter_map(|i| Some((&locked.get(i)?.0, asked[*i].push.as_ref()?))).filter(|_| again) {
             commit::lock_rows(tx, &registry, scope, push, &self.limits, env.now_ms).await?;
         }
@@ -170,8 +170,15 @@ impl Inner {
         let mut registry = None;
         for i in &order {
             // The tables as they are under the first lock.
-            let (scope, tables) = try_join(Scope::lock(tx, &asked[*i].scope), self.tables.current(tx)).await?;
-            registry.get_or_insert(tables);
+            let known = registry.take();
+            let tables = async {
+                match known {
+                    Some(known) => Ok(known),
+                    None => self.tables.current(tx).await,
+                }
+            };
+            let (scope, tables) = try_join(Scope::lock(tx, &asked[*i].scope), tables).await?;
+            registry = Some(tables);
             let Some(scope) = scope else { continue };
             // And under it: nobody comes or goes meanwhile.
             if let Some(role) = may_see(tx, caller, asked[*i]).await? {

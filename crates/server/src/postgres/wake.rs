@@ -1,7 +1,7 @@
 //! Wake-ups: who watches a scope hears of commits, also of other servers' and of SQL clients'.
 //!
-//! Sent after the commit, many in one, in a statement of their own: a NOTIFY inside a transaction takes a lock of the whole
-//! cluster at commit. Where no connection can listen (a pooler stands between), polling finds the same a little later.
+//! Sent after the commit, in a statement of their own: a NOTIFY inside a transaction takes a lock of the whole cluster at commit. A
+//! push's travels right behind its COMMIT (`push`); what else moved goes out here, many in one. Where no connection can listen (a pooler stands between), polling finds the same a little later.
 
 use crate::api_error::ApiError;
 use crate::postgres::db::{Purpose, Tx};
