@@ -361,6 +361,8 @@ pub struct Limits {
     pub bundle_bytes: usize,
     /// Bytes of a page.
     pub page_bytes: usize,
+    /// Rows of a staged delta from which on capture's triggers are put aside while it is applied: below, dropping and making them costs more.
+    pub bulk_rows: usize,
     /// Nesting of JSON.
     pub json_depth: usize,
     /// Refused rows named in an answer.
@@ -379,6 +381,7 @@ impl Default for Limits {
             bundle_rows: 10_000,
             bundle_bytes: 8 << 20,
             page_bytes: 4 << 20,
+            bulk_rows: 2_000,
             json_depth: 64,
             refusals: 1_000,
             clock_ahead_ms: 5 * 60 * 1000,

@@ -276,11 +276,9 @@ impl Tx<'_> {
     /// Drops the capture triggers, inside this transaction: while thousands of rows are applied, each would start one in vain.
     /// `set_applying(false)` puts them back.
     pub(crate) fn suspend_capture(&mut self) -> Result<()> {
-        for t in self.registry()?.all().iter().filter(|t| t.present) {
-            for (name, sql) in self.installed(t.n)? {
-                self.conn.execute_batch(&format!("DROP TRIGGER {}", quote(&name))).doing("putting capture aside")?;
-                self.cache.suspended.push(sql);
-            }
+        for (name, sql) in self.installed()?.into_values().flatten() {
+            self.conn.execute_batch(&format!("DROP TRIGGER {}", quote(&name))).doing("putting capture aside")?;
+            self.cache.suspended.push(sql);
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use crate::registry::{Affinity, Table, affinity, is_inexact};
 use crate::schema::parse::{parse_index, parse_table};
 use crate::tx::{Role, Tx};
 use rusqlite::params;
+use std::collections::BTreeMap;
 use syncline_core::schema::{IndexPart, quote};
 use syncline_core::{Policy, Value, planted};
 
@@ -243,19 +244,26 @@ impl Tx<'_> {
 
     /// Drops a table's triggers.
     pub fn drop_capture(&mut self, table: i64) -> Result<()> {
-        for name in self.installed(table)?.into_iter().map(|x| x.0) {
+        for (name, _) in self.installed()?.remove(&table).unwrap_or_default() {
             self.conn.execute_batch(&format!("DROP TRIGGER {}", quote(&name))).doing("dropping capture triggers")?;
         }
         Ok(())
     }
 
-    /// Lists a table's triggers as they are in the database: (name, SQL).
-    pub(crate) fn installed(&self, table: i64) -> Result<Vec<(String, String)>> {
-        let like = format!("_syncline_{table}_*");
-        let mut q =
-            self.conn.prepare_cached("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND name GLOB ?1 ORDER BY name").doing("reading triggers")?;
-        let rows = q.query_map([like], |r| Ok((r.get(0)?, r.get(1)?))).doing("reading triggers")?;
-        rows.collect::<rusqlite::Result<_>>().doing("reading triggers")
+    /// Lists the tables' triggers as they are in the database: by number of the table, (name, SQL).
+    pub(crate) fn installed(&self) -> Result<BTreeMap<i64, Vec<(String, String)>>> {
+        let mut q = self
+            .conn
+            .prepare_cached("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND name GLOB '_syncline_[0-9]*' ORDER BY name")
+            .doing("reading triggers")?;
+        let mut out: BTreeMap<i64, Vec<(String, String)>> = BTreeMap::new();
+        for row in q.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get(1)?))).doing("reading triggers")? {
+            let (name, sql) = row.doing("reading triggers")?;
+            if let Some(n) = name["_syncline_".len()..].split('_').next().and_then(|n| n.parse().ok()) {
+                out.entry(n).or_default().push((name, sql));
+            }
+        }
+        Ok(out)
     }
 
     /// Gives the log enough key columns and the image log a column for each of the table's.
@@ -297,8 +305,9 @@ impl Tx<'_> {
         // Another process may have registered tables, too.
         self.cache.registry = None;
         let mut repaired = Vec::new();
+        let installed = self.installed()?;
         for t in self.registry()?.all() {
-            if self.mend(&t)? {
+            if self.mend(&t, installed.get(&t.n).map_or(&[][..], Vec::as_slice))? {
                 repaired.push(t.def.name.clone());
             }
         }
@@ -332,13 +341,14 @@ impl Tx<'_> {
     }
 
     fn schema_cookie(&self) -> Result<i64> {
-        self.conn.query_row("PRAGMA schema_version", [], |r| r.get(0)).doing("reading the schema's version")
+        self.conn.prepare_cached("PRAGMA schema_version").and_then(|mut q| q.query_row([], |r| r.get(0))).doing("reading the schema's version")
     }
 
-    fn mend(&mut self, t: &Table) -> Result<bool> {
+    fn mend(&mut self, t: &Table, installed: &[(String, String)]) -> Result<bool> {
         let exists = self
             .conn
-            .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE)", [&t.def.name], |r| r.get::<_, bool>(0))
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE)")
+            .and_then(|mut q| q.query_row([&t.def.name], |r| r.get::<_, bool>(0)))
             .doing("looking for a table")?;
         if !exists && !t.present {
             return Ok(false);
@@ -352,7 +362,6 @@ impl Tx<'_> {
                     t.column(x).is_some_and(|c| t.columns[c].present) || t.key.iter().any(|k| k.eq_ignore_ascii_case(x)) || self.is_local_column(t, x)
                 });
             let expected = triggers(t, t.generation);
-            let installed = self.installed(t.n)?;
             whole = t.present && expected.len() == installed.len() && expected.iter().all(|e| installed.contains(e));
             if as_known && whole {
                 return Ok(false);

@@ -64,7 +64,7 @@ impl Tx<'_> {
         for state in ["parked", "shelved"] {
             let found: Vec<(i64, i64, Vec<u8>, String, String, i64)> = {
                 let sql = format!("SELECT scope, tbl, key, reason, message, since FROM _syncline_{state} ORDER BY since, tbl, key LIMIT ?1");
-                let mut q = self.conn.prepare(&sql).doing("listing conflicts")?;
+                let mut q = self.conn.prepare_cached(&sql).doing("listing conflicts")?;
                 q.query_map([limit as i64], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?)))
                     .and_then(Iterator::collect)
                     .doing("listing conflicts")?

@@ -97,7 +97,10 @@ impl Tx<'_> {
     }
     /// Whether a resync was asked for and has not been completed.
     pub fn wants_resync(&self, scope: &Scope) -> Result<bool> {
-        self.conn.query_row("SELECT resync FROM _syncline_scope WHERE n = ?1", [scope.n], |r| r.get(0)).doing("reading a scope")
+        self.conn
+            .prepare_cached("SELECT resync FROM _syncline_scope WHERE n = ?1")
+            .and_then(|mut q| q.query_row([scope.n], |r| r.get(0)))
+            .doing("reading a scope")
     }
     /// Asks for everything anew with the next sync; what is pending is kept.
     pub fn request_resync(&self, scope: &Scope) -> Result<()> {
@@ -358,7 +361,7 @@ impl Tx<'_> {
         };
         let mut applied = Applied { seen: whole.then(HashSet::new), empty_up_to, ..Applied::default() };
         self.set_applying(true)?;
-        if stage.is_some() {
+        if stage.is_some_and(|s| s.rows >= limits.bulk_rows as u64) {
             self.suspend_capture()?;
         }
         for n in 0..stage.map_or(0, |s| s.pages) {

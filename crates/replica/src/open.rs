@@ -5,6 +5,7 @@ use crate::error::{Doing, Error, Result};
 use crate::schema::SyncOptions;
 use crate::schema::{Introspection, device_ddl, introspect};
 use crate::tx::{Cache, Env, Replica, Role, Tx};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, params};
 use syncline_core::TableDef;
 use syncline_core::ids::Fingerprint;
@@ -35,7 +36,7 @@ impl Replica {
         }
         let role: String = conn.query_row("SELECT value FROM _syncline_meta WHERE name = 'role'", [], |r| r.get(0)).doing("reading the sidecar's role")?;
         let role = if role == "authority" { Role::Authority } else { Role::Device };
-        conn.pragma_update(None, "foreign_keys", role == Role::Authority).doing("setting foreign keys")?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, role == Role::Authority).doing("setting foreign keys")?;
         if role == Role::Device {
             // A scope may be lost one day: no page shall then still have what was deleted from it before.
             conn.pragma_update(None, "secure_delete", "FAST").doing("asking that deleted rows are overwritten")?;
@@ -63,7 +64,7 @@ fn configure(conn: &Connection) -> Result<()> {
     conn.busy_timeout(std::time::Duration::from_millis(BUSY_MS)).doing("setting a time limit")?;
     conn.set_prepared_statement_cache_capacity(256);
     // Without it SQLite prepares a range query anew for each new value that is bound to it.
-    conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).doing("keeping plans")?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).doing("keeping plans")?;
     conn.pragma_update(None, "synchronous", "FULL").doing("asking for durable commits")?;
     // A bulk load touches three trees in random order; SQLite's default of 2 MB would read every page again and again.
     conn.pragma_update(None, "cache_size", -CACHE_KIB).doing("sizing the page cache")?;
@@ -170,7 +171,12 @@ impl Tx<'_> {
 
     /// Hashes the schema of the synced tables that are here.
     pub fn fingerprint(&mut self) -> Result<Fingerprint> {
-        Ok(self.schema()?.fingerprint())
+        let registry = self.registry()?;
+        if let Some(known) = registry.fingerprint.get() {
+            return Ok(*known);
+        }
+        let fingerprint = self.schema()?.fingerprint();
+        Ok(*registry.fingerprint.get_or_init(|| fingerprint))
     }
 
     /// Drops everything that Syncline ever put into the file: afterwards it is an ordinary database.

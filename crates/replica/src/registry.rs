@@ -9,10 +9,10 @@ use crate::homes::Home;
 use crate::tx::{Role, Scope, Tx};
 use rusqlite::{OptionalExtension, ToSql, params};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use syncline_core::digest::name_hash;
 use syncline_core::schema::{TableDef, quote};
-use syncline_core::{ColSet, Key, Policies, RowState, TableRef, Value, planted};
+use syncline_core::{ColSet, Fingerprint, Key, Policies, RowState, TableRef, Value, planted};
 
 /// A column outside the key whose values travel.
 #[derive(Clone, Debug)]
@@ -65,6 +65,8 @@ pub struct Registry {
     names: HashMap<String, i64>,
     /// Whether any table is shared.
     pub shared: bool,
+    /// The schema's fingerprint, once it was asked for.
+    pub(crate) fingerprint: OnceLock<Fingerprint>,
 }
 
 impl Registry {

@@ -4,9 +4,9 @@ use crate::image::{self, ACCOUNT};
 use crate::ledger::{Check, Ledger, Who};
 use crate::rng::Rng;
 use crate::site::{Doubt, How, Site};
-use crate::spy::{self, Mirror};
-use crate::vfs::Disk;
+use crate::spy::Mirror;
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use syncline::session::Session;
 use syncline_core::{Cursor, Limits};
 use syncline_replica::{Env, Replica};
@@ -70,11 +70,8 @@ pub enum Ran<T> {
 impl Device {
     /// Puts a device on a fresh disk with the image of its variant.
     pub fn new(n: usize, variant: usize, processes: usize, limits: Limits, rng: &mut Rng) -> Device {
-        let disk = Disk::new("device", rng.next());
-        let image = image::image(variant);
-        disk.put(image::DB, &image.device);
         Device {
-            site: Site::new(n, variant, disk),
+            site: Site::new(n, variant, rng.next()),
             caller: Caller { device_id: image::device_id(n), account: ACCOUNT.into() },
             processes: (0..processes).map(|_| Process::default()).collect(),
             kin: vec![n],
@@ -91,17 +88,11 @@ impl Device {
 
     /// Starts the processes, after power came back or for the first time.
     pub fn start(&mut self, ledger: &mut Ledger) -> Check {
-        let failed = |e: &dyn std::fmt::Display| format!("ERROR starting device {}: {e}", self.site.who);
-        let conn = self.site.open().map_err(|e| failed(&e))?;
-        let mut first = Some(conn);
-        for i in 0..self.processes.len() {
-            let conn = match first.take() {
-                Some(conn) => conn,
-                None => self.site.open().map_err(|e| failed(&e))?,
-            };
-            let replica = Replica::open(conn).map_err(|e| failed(&e))?;
-            spy::install(replica.conn(), &self.site.tape).map_err(|e| failed(&e))?;
-            self.processes[i].replica = Some(replica);
+        let who = self.site.who;
+        let failed = |e: &dyn std::fmt::Display| format!("ERROR starting device {who}: {e}");
+        for process in &mut self.processes {
+            let conn = self.site.open_sync().map_err(|e| failed(&e))?;
+            process.replica = Some(Replica::open(conn).map_err(|e| failed(&e))?);
         }
         if let Some(replica) = &self.processes[0].replica {
             self.site.reopened(replica.conn(), ledger)?;
@@ -111,7 +102,7 @@ impl Device {
 
     /// Cuts the power.
     pub fn stop(&mut self) {
-        self.site.disk.kill();
+        self.site.kill();
         self.life += 1;
         self.app = None;
         for process in &mut self.processes {
@@ -119,15 +110,22 @@ impl Device {
         }
     }
 
+    /// Leaves what is open to the next history.
+    pub fn leave(self) {
+        self.site.leave(self.processes.into_iter().filter_map(|p| p.replica).map(Replica::into_conn), self.app);
+    }
+
     /// Returns the connection of the programs that know nothing of Syncline.
     pub fn app(&mut self) -> rusqlite::Result<&Connection> {
         if self.app.is_none() {
-            let conn = self.site.open()?;
+            let conn = self.site.open_app()?;
             conn.set_prepared_statement_cache_capacity(100);
-            conn.execute_batch(&format!(
-                "PRAGMA synchronous = FULL; PRAGMA foreign_keys = {}; PRAGMA recursive_triggers = {}",
-                self.foreign_keys, self.recursive_triggers
-            ))?;
+            conn.pragma_update(None, "synchronous", "FULL")?;
+            conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, self.foreign_keys)?;
+            // Set where it differs only: a PRAGMA of this kind makes SQLite prepare every statement anew.
+            if conn.pragma_query_value(None, "recursive_triggers", |r| r.get::<_, bool>(0))? != self.recursive_triggers {
+                conn.pragma_update(None, "recursive_triggers", self.recursive_triggers)?;
+            }
             self.app = Some(conn);
         }
         self.app.as_ref().ok_or(rusqlite::Error::InvalidQuery)
@@ -171,7 +169,8 @@ impl Device {
     /// Reads how far the device is.
     pub fn cursor(&self) -> Option<Cursor> {
         let replica = self.processes[0].replica.as_ref()?;
-        let bytes: Option<Vec<u8>> = replica.conn().query_row("SELECT cursor FROM _syncline_scope WHERE n = 1", [], |r| r.get(0)).ok()?;
+        let mut q = replica.conn().prepare_cached("SELECT cursor FROM _syncline_scope WHERE n = 1").ok()?;
+        let bytes: Option<Vec<u8>> = q.query_row([], |r| r.get(0)).ok()?;
         Cursor::from_bytes(&bytes?)
     }
 }

@@ -16,6 +16,7 @@ pub mod herd;
 pub mod image;
 pub mod ledger;
 pub mod policy;
+pub mod pool;
 pub mod restore;
 pub mod rng;
 pub mod run;

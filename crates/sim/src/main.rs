@@ -6,6 +6,10 @@ use syncline_sim::fault::{ALL, Faults};
 use syncline_sim::run::{play, play_many};
 use syncline_sim::world::Options;
 
+/// Also SQLite's: it takes the place of malloc in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "usage: syncline-sim --seeds N [--seed S] [--faults a,b,c] [--stop N] [--bug NAME]   N histories from S (random when left out)
        syncline-sim --seed S [--faults a,b,c] [--bug NAME]                          that one, with its trace
        syncline-sim --bugs                                                          every planted bug, and within how many seeds it is found

@@ -34,7 +34,13 @@ pub fn play(seed: u64, options: &Options) -> Ended {
         }
     };
     match kept {
-        Some(mut world) => Ended { hash: world.trace_hash(), lines: std::mem::take(&mut world.lines), failure },
+        Some(mut world) => {
+            let ended = Ended { hash: world.trace_hash(), lines: std::mem::take(&mut world.lines), failure };
+            if ended.failure.is_none() {
+                world.leave();
+            }
+            ended
+        }
         None => Ended { hash: 0, lines: vec![], failure },
     }
 }

@@ -5,8 +5,6 @@ use crate::image;
 use crate::ledger::{Check, Ledger, SERVER};
 use crate::rng::Rng;
 use crate::site::{Doubt, How, Site};
-use crate::spy;
-use crate::vfs::Disk;
 use syncline_core::{Acked, Limits, Outcome, ScopeId, Seq, SyncRequest, frame};
 use syncline_server::collect::collect;
 use syncline_server::commit::absorb_foreign;
@@ -34,17 +32,13 @@ pub enum Reply {
 impl Server {
     /// Puts the authority on a fresh disk with the image of its variant.
     pub fn new(variant: usize, rng: &mut Rng) -> Server {
-        let disk = Disk::new("server", rng.next());
-        disk.put(image::DB, &image::image(variant).server);
-        Server { site: Site::new(SERVER, variant, disk), authority: None, acked: vec![] }
+        Server { site: Site::new(SERVER, variant, rng.next()), authority: None, acked: vec![] }
     }
 
     /// Starts it, after power came back or for the first time.
     pub fn start(&mut self, now_ms: i64, seed: u64, ledger: &mut Ledger) -> Check<bool> {
         let failed = |e: &dyn std::fmt::Display| format!("ERROR starting the authority: {e}");
-        let mut conn = self.site.open().map_err(|e| failed(&e))?;
-        spy::watch_savepoints(&mut conn, &self.site.tape).map_err(|e| failed(&e))?;
-        spy::install(&conn, &self.site.tape).map_err(|e| failed(&e))?;
+        let conn = self.site.open_sync().map_err(|e| failed(&e))?;
         let here = self.site.at(now_ms);
         let authority = match Authority::open(conn, &mut image::env(here, seed)) {
             Ok(authority) => authority,
@@ -58,8 +52,13 @@ impl Server {
 
     /// Cuts the power.
     pub fn stop(&mut self) {
-        self.site.disk.kill();
+        self.site.kill();
         self.authority = None;
+    }
+
+    /// Leaves what is open to the next history.
+    pub fn leave(self) {
+        self.site.leave(self.authority.map(|a| a.replica.into_conn()), None);
     }
 
     /// Collects tombstones.

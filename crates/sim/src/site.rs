@@ -6,7 +6,8 @@
 use crate::image::{self, DB};
 use crate::ledger::{Check, Ledger, SERVER, Who, name};
 use crate::schema::{VARIANTS, Variant};
-use crate::spy::{Mirror, Seen, Tape};
+use crate::pool::{self, Kit, Spare};
+use crate::spy::{self, Mirror, Seen, Tape};
 use crate::tables::{Rows, Tables, Written};
 use crate::vfs::Disk;
 use rusqlite::Connection;
@@ -18,10 +19,14 @@ pub struct Site {
     pub who: Who,
     /// Its tables.
     pub variant: &'static Variant,
+    /// That variant's number.
+    pub schema: usize,
     /// Its tables' numbers in the sidecar.
     pub numbers: &'static [i64],
     /// Where the files are.
     pub disk: Disk,
+    /// Connections that an earlier history left.
+    spare: Spare,
     /// How far its clock is off, in ms.
     pub offset_ms: i64,
     /// What is seen of the sidecar.
@@ -64,16 +69,19 @@ pub enum How {
 }
 
 impl Site {
-    /// Makes a site of a disk that has the variant's image.
-    pub fn new(who: Who, variant: usize, disk: Disk) -> Site {
+    /// Makes a site on a disk that has the variant's image, with draws of its own.
+    pub fn new(who: Who, variant: usize, seed: u64) -> Site {
+        let Kit { disk, tape, spare } = pool::take(variant, who == SERVER, seed);
         let tables = Tables(vec![Rows::new(); VARIANTS[variant].tables.len()]);
         Site {
             who,
             variant: &VARIANTS[variant],
+            schema: variant,
             numbers: &image::image(variant).numbers,
             disk,
+            spare,
             offset_ms: 0,
-            tape: Tape::default(),
+            tape,
             mirror: Mirror::default(),
             written: Written { now: tables, ..Written::default() },
             doubt: None,
@@ -230,6 +238,7 @@ impl Site {
 
     /// Puts saved files in place of what is there. No connection is open.
     pub fn put_back(&mut self, saved: &Saved, seed: u64) {
+        self.kill();
         self.disk.crash(seed);
         for name in self.disk.files() {
             self.disk.remove(&name);
@@ -242,8 +251,40 @@ impl Site {
         self.doubt = None;
     }
 
-    /// Opens a connection.
-    pub fn open(&self) -> rusqlite::Result<Connection> {
+    /// Cuts the power. What is open is of no use any more.
+    pub fn kill(&mut self) {
+        self.disk.kill();
+        self.spare = Spare::default();
+    }
+
+    /// Leaves the disk and its connections to the next history.
+    pub fn leave(mut self, sync: impl IntoIterator<Item = Connection>, app: Option<Connection>) {
+        if !self.disk.is_dead() {
+            self.spare.sync.extend(sync);
+            self.spare.app.extend(app);
+            pool::give(self.schema, self.who == SERVER, Kit { disk: self.disk, tape: self.tape, spare: self.spare });
+        }
+    }
+
+    /// Opens a connection for Syncline, on which the tape runs.
+    pub fn open_sync(&mut self) -> rusqlite::Result<Connection> {
+        if let Some(conn) = self.spare.sync.pop() {
+            return Ok(conn);
+        }
+        let mut conn = self.open()?;
+        if self.who == SERVER {
+            spy::watch_savepoints(&mut conn, &self.tape)?;
+        }
+        spy::install(&conn, &self.tape)?;
+        Ok(conn)
+    }
+
+    /// Opens a connection for programs that know nothing of Syncline.
+    pub fn open_app(&mut self) -> rusqlite::Result<Connection> {
+        self.spare.app.pop().map_or_else(|| self.open(), Ok)
+    }
+
+    fn open(&self) -> rusqlite::Result<Connection> {
         let conn = self.disk.open(DB)?;
         // A checkpoint now and then, so that power also goes in the middle of one.
         conn.execute_batch("PRAGMA wal_autocheckpoint = 40")?;

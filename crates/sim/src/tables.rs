@@ -1,7 +1,8 @@
 //! Business tables as SQL shows them, and what SQL did to them since Syncline last looked.
 
-use crate::schema::Variant;
+use crate::schema::{Table, Variant};
 use rusqlite::Connection;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use syncline_core::schema::quote;
 use syncline_core::{Key, Value};
@@ -18,11 +19,10 @@ pub struct Tables(pub Vec<Rows>);
 
 impl Tables {
     /// Reads all tables.
-    pub fn read(conn: &Connection, variant: &Variant) -> rusqlite::Result<Tables> {
+    pub fn read(conn: &Connection, variant: &'static Variant) -> rusqlite::Result<Tables> {
         let mut out = Vec::with_capacity(variant.tables.len());
         for t in variant.tables {
-            let names: Vec<String> = t.key.iter().chain(t.columns).map(|c| quote(c.0)).collect();
-            let mut q = conn.prepare_cached(&format!("SELECT {} FROM {}", names.join(", "), quote(t.name)))?;
+            let mut q = conn.prepare_cached(select(t))?;
             let rows = q.query_map([], |r| Ok((Key::encode(&values(r, 0, t.key.len())?), values(r, t.key.len(), t.columns.len())?)))?;
             out.push(rows.collect::<rusqlite::Result<Rows>>()?);
         }
@@ -43,6 +43,18 @@ impl Tables {
         }
         None
     }
+}
+
+/// Returns the statement that reads a table, made once per thread: every transaction of a history reads all tables.
+fn select(t: &'static Table) -> &'static str {
+    thread_local! {
+        static MADE: RefCell<BTreeMap<*const Table, &'static str>> = const { RefCell::new(BTreeMap::new()) };
+    }
+    let make = || {
+        let names: Vec<String> = t.key.iter().chain(t.columns).map(|c| quote(c.0)).collect();
+        &*format!("SELECT {} FROM {}", names.join(", "), quote(t.name)).leak()
+    };
+    MADE.with_borrow_mut(|made| *made.entry(t).or_insert_with(make))
 }
 
 /// What programs wrote into one database in plain SQL since Syncline last absorbed.

@@ -133,6 +133,18 @@ impl Disk {
         self.shared.state().put(path.as_bytes(), bytes);
     }
 
+    /// Makes the disk as new although connections are open: `path` has these durable bytes, every other file is empty, no fault is
+    /// planned. Connections are idle, and each is told by [`Disk::forget_index`] before it is used again.
+    pub fn renew(&self, seed: u64, path: &str, bytes: &[u8]) {
+        self.shared.state().renew(seed, path.as_bytes(), bytes);
+    }
+
+    /// Empties what connections share to find their way in a WAL: the one that reads next looks at the files, and at nothing that it
+    /// remembers of them.
+    pub fn forget_index(&self) {
+        self.shared.state().forget_index();
+    }
+
     /// Removes a file if it exists and returns whether it did. Not a write-class operation.
     pub fn remove(&self, path: &str) -> bool {
         self.shared.state().unlink(path.as_bytes())

@@ -113,6 +113,9 @@ impl World {
         let mut limits = Limits::default();
         if faults.has(Fault::Pages) {
             limits.page_bytes = 100 + rng.index(500);
+            if Rng::new(seed ^ 0xb01c).chance(25) {
+                limits.bulk_rows = 1;
+            }
         }
         if faults.has(Fault::Bundles) {
             limits.bundle_rows = 2 + rng.index(4);
@@ -179,6 +182,12 @@ impl World {
             world.make_rule()?;
         }
         Ok(world)
+    }
+
+    /// Leaves the opened databases to the next history of this schema.
+    pub fn leave(self) {
+        self.devices.into_iter().for_each(Device::leave);
+        self.server.leave();
     }
 
     /// Plays the storm.

@@ -50,6 +50,16 @@ impl File {
         self.pending_bytes.clear();
     }
 
+    /// Replaces the bytes by durable ones, under whoever has the file open.
+    pub fn refill(&mut self, bytes: &[u8]) {
+        for copy in [&mut self.data, &mut self.synced] {
+            copy.clear();
+            copy.extend_from_slice(bytes);
+        }
+        self.pending.clear();
+        self.pending_bytes.clear();
+    }
+
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         put(&mut self.data, offset, bytes);
         if self.name.is_none() {

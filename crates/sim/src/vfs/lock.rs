@@ -3,7 +3,7 @@
 //! <https://www.sqlite.org/lockingv3.html> and in `sqlite3_io_methods`.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Lock levels, ordered; the numbers are SQLite's.
 pub(super) const NONE: u8 = 0;
@@ -126,6 +126,11 @@ impl Shm {
             held.regions.push(Region::clone(region));
         }
         held.regions.get(index)
+    }
+
+    /// Makes the memory as it was when it was new.
+    pub fn forget(&mut self) {
+        self.regions.iter().flat_map(|r| r.iter()).for_each(|word| word.store(0, Ordering::SeqCst));
     }
 
     pub fn lock_shared(&mut self, held: &mut ShmHeld, slots: u8) -> Result<(), Busy> {

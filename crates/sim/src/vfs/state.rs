@@ -120,6 +120,19 @@ impl State {
         }
     }
 
+    pub fn renew(&mut self, seed: u64, name: &[u8], bytes: &[u8]) {
+        let (life, mut files) = (self.life, std::mem::take(&mut self.files));
+        for file in files.iter_mut().filter(|f| f.name.is_some()) {
+            let own = file.name.as_deref() == Some(name);
+            file.refill(if own { bytes } else { &[] });
+        }
+        *self = Self { life, files, ..Self::new(seed) };
+    }
+
+    pub fn forget_index(&mut self) {
+        self.files.iter_mut().for_each(|f| f.shm.forget());
+    }
+
     pub fn find(&self, name: &[u8]) -> Option<usize> {
         self.files.iter().position(|f| f.name.as_deref() == Some(name))
     }
