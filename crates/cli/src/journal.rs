@@ -59,7 +59,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     let short = |text: String| if text.chars().count() > 60 { format!("{}...", text.chars().take(60).collect::<String>()) } else { text };
     let rows = entries.iter().map(|e| {
         let id = e.id[..e.id.len().min(8)].to_owned();
-        let by = e.lost_by[..e.lost_by.len().min(8)].to_owned();
+        let by = if e.lost_by.len() == 32 && e.lost_by.bytes().all(|b| b.is_ascii_hexdigit()) { e.lost_by[..8].to_owned() } else { short(e.lost_by.clone()) };
         let won = if e.reason == "row_ended" { "the row ended".into() } else { short(e.won_value.to_string()) };
         [id, e.tbl.clone(), key_text(&e.key), e.col.clone(), short(e.lost_value.to_string()), by, won, when::told(e.at, now)]
     });

@@ -3,6 +3,7 @@
 use crate::database::{Database, now_ms};
 use crate::error::{Doing, Error};
 use crate::link::{Method, path_part};
+use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -99,9 +100,10 @@ impl Database {
         let known = self.inner.read(|conn| {
             let told: Option<String> = crate::anchor::meta(conn, "app_version_told")?;
             let at: Option<i64> = crate::anchor::meta(conn, "devices_at")?;
-            Ok((told, at.unwrap_or(0)))
+            let strangers: Option<i64> = crate::anchor::meta(conn, "devices_unnamed")?;
+            Ok((told, at.unwrap_or(0), unnamed(conn).doing("reading the journal")? > strangers.unwrap_or(0)))
         });
-        let Ok((told, at)) = known else { return };
+        let Ok((told, at, is_unnamed)) = known else { return };
         let (version, now) = (&self.inner.options.app_version, now_ms());
         if told.as_deref() != Some(version) && !version.is_empty() {
             let change = Change { name: None, app_version: Some(version) };
@@ -109,7 +111,7 @@ impl Database {
                 let _ = self.inner.note(&[("app_version_told", version)]);
             }
         }
-        if !(at..at + LIST_AGE_MS).contains(&now)
+        if (is_unnamed || !(at..at + LIST_AGE_MS).contains(&now))
             && let Ok(devices) = self.ask_within::<Vec<DeviceEntry>>(Some(BRIEF), Method::Get, "/v1/devices", None::<&()>)
         {
             let _ = self.keep_devices(&devices);
@@ -126,8 +128,17 @@ impl Database {
                     rusqlite::params![n as i64, d.device_id, d.name, d.platform, d.app_version, d.last_seen, d.revoked],
                 )?;
             }
-            tx.execute("INSERT INTO _syncline_meta(name, value) VALUES('devices_at', ?1) ON CONFLICT(name) DO UPDATE SET value = excluded.value", [now_ms()])?;
+            for (name, value) in [("devices_at", now_ms()), ("devices_unnamed", unnamed(&tx)?)] {
+                tx.execute("INSERT INTO _syncline_meta(name, value) VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET value = excluded.value", (name, value))?;
+            }
             tx.commit()
         })
     }
+}
+
+/// Counts the writers in the journal that are of no device in the list: of one that enrolled since, or of another account.
+fn unnamed(conn: &Connection) -> rusqlite::Result<i64> {
+    let sql = "SELECT count(DISTINCT substr(lost_writer, 1, 4)) FROM _syncline_journal
+               WHERE lower(substr(hex(lost_writer), 1, 8)) NOT IN (SELECT substr(device_id, -8) FROM _syncline_device)";
+    conn.query_row(sql, [], |r| r.get(0))
 }

@@ -102,6 +102,16 @@ id16!(/// The hash of a schema, by which two ends know whether they mean the sam
 id16!(/// The hash of a part of a large push.
     PartName);
 
+impl WriterId {
+    /// Makes a writer of a device: random but for its first four bytes, which are the device's last, so that people can be told whose
+    /// device wrote something.
+    pub fn of_device(device: DeviceId, a: u64, b: u64) -> Self {
+        let mut id = Self::from_random(a, b);
+        id.0[..4].copy_from_slice(&device.0[12..]);
+        id
+    }
+}
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -200,6 +210,14 @@ mod tests {
         assert_eq!(WriterId::parse(&id.to_string()), Some(id));
         assert_eq!(unhex::<1>("zz"), None);
         assert_eq!(unhex::<2>("abc"), None);
+    }
+
+    #[test]
+    fn a_writer_says_which_device_it_is_of() {
+        let device = DeviceId::from_random(1, 0x0102_0304_0506_0708);
+        let writer = WriterId::of_device(device, 9, 9);
+        assert_eq!(writer.0[..4], [5, 6, 7, 8]);
+        assert_eq!(writer.0[4..], WriterId::from_random(9, 9).0[4..]);
     }
 
     #[test]

@@ -6,11 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use syncline_core::{Cell, ColSet, Dot, Extra, Hlc, LostReason, Policies, Policy, RowState, Seq, Stamp, Value, Vv, WriterId, elements, order};
 
 const REPLICAS: usize = 4;
-const COLUMNS: [Policy; 9] = [Policy::Lww, Policy::Server, Policy::Ask, Policy::Counter, Policy::Max, Policy::Min, Policy::GSet, Policy::Set, Policy::Text];
+const COLUMNS: [Policy; 11] =
+    [Policy::Lww, Policy::Server, Policy::Ask, Policy::Counter, Policy::Max, Policy::Min, Policy::GSet, Policy::Set, Policy::Text, Policy::Lww, Policy::Lww];
 const N: usize = COLUMNS.len();
+/// Columns that share one stamp.
+const GROUP: [usize; 2] = [9, 10];
 
 fn policies(delete_wins: bool) -> Policies {
-    Policies::new(COLUMNS.to_vec(), vec![], delete_wins)
+    Policies::new(COLUMNS.to_vec(), vec![GROUP.to_vec()], delete_wins)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +26,10 @@ enum Step {
         skew: u64,
     },
     Delete {
+        at: usize,
+    },
+    /// Brings a deleted row back as it was, as a parent for its child.
+    Revive {
         at: usize,
     },
     Send {
@@ -41,6 +48,7 @@ fn steps() -> impl Strategy<Value = (bool, Vec<Step>)> {
     let step = prop_oneof![
         8 => (at(), 0..N, any::<u8>(), 0u64..4).prop_map(|(at, column, n, skew)| Step::Write { at, column, n, skew }),
         1 => at().prop_map(|at| Step::Delete { at }),
+        1 => at().prop_map(|at| Step::Revive { at }),
         6 => (at(), at()).prop_map(|(from, to)| Step::Send { from, to }),
         1 => (at(), at()).prop_map(|(from, to)| Step::Clone { from, to }),
     ];
@@ -125,6 +133,16 @@ impl World {
                 self.states[at].delete(stamp, &policies);
                 self.note(at, Op { stamp, past: self.known[at].clone(), births: vec![], ground, deletes: true, effects: vec![] });
             }
+            Step::Revive { at } => {
+                let state = &self.states[at];
+                // Where deletions win nothing comes back for a child's sake.
+                if self.delete_wins || !state.is_dead() || state.is_unknown() || state.gravestone {
+                    return;
+                }
+                let stamp = self.stamp(at, 0);
+                self.states[at].revive(stamp);
+                self.note(at, Op { stamp, past: self.known[at].clone(), births: vec![stamp], ground: vec![], deletes: false, effects: vec![] });
+            }
             Step::Write { at, column, n, skew } => self.write(at, column, n, skew),
         }
     }
@@ -146,8 +164,15 @@ impl World {
             state.insert(stamp, N);
         }
         let births = state.births();
-        for c in (0..N).filter(|c| dead || *c == column) {
+        let group = policies.group_of(column);
+        for c in (0..N).filter(|c| dead || *c == column || group.contains(c)) {
             let shown = state.cell(c).map(|x| x.value.clone()).unwrap_or_default();
+            if !dead && c != column {
+                // Of the same group: its value stays, its time is the group's.
+                state.write_as(&policies, c, stamp, shown.clone(), Some(&shown), confirmed);
+                effects.push((c, Effect::Assign(shown)));
+                continue;
+            }
             let (value, effect) = change(COLUMNS[c], &shown, id, n.wrapping_add(c as u8), dead);
             state.write_as(&policies, c, stamp, value, Some(&shown), confirmed);
             effects.push((c, effect));
@@ -332,6 +357,8 @@ proptest! {
                 continue;
             }
             let shown = |c: usize| state.cell(c).map(|x| x.value.clone()).unwrap_or_default();
+            let stamps = GROUP.map(|c| state.cell(c).map(|x| x.stamp));
+            prop_assert_eq!(stamps[0], stamps[1], "a group came apart at {}", at);
             for (c, policy) in COLUMNS.iter().enumerate() {
                 match policy {
                     Policy::Lww => {

@@ -40,7 +40,7 @@ pub struct Journalled {
     pub col: String,
     /// What lost.
     pub lost_value: Value,
-    /// Who wrote it: the writer's id.
+    /// Who wrote it: the name of a device of this account, else the writer's id.
     pub lost_by: String,
     /// What won; NULL where the row ended.
     pub won_value: Value,
@@ -219,7 +219,10 @@ impl Tx<'_> {
         let registry = self.registry()?;
         let mut q = self
             .conn
-            .prepare("SELECT id, tbl, key, col, lost, lost_writer, won, at, reason FROM _syncline_journal WHERE at >= ?1 ORDER BY at DESC, id LIMIT ?2")
+            .prepare(
+                "SELECT id, tbl, key, col, lost, coalesce((SELECT name FROM _syncline_device WHERE substr(device_id, -8) = lower(substr(hex(lost_writer), 1, 8))), lower(hex(lost_writer))), won, at, reason
+                 FROM _syncline_journal WHERE at >= ?1 ORDER BY at DESC, id LIMIT ?2",
+            )
             .doing("reading the journal")?;
         let mut rows = q.query(params![self.journal_now()? - JOURNAL_MS, limit as i64]).doing("reading the journal")?;
         let mut out = Vec::new();
@@ -232,7 +235,7 @@ impl Tx<'_> {
                     key: BTreeMap::new(),
                     col: r.get(3)?,
                     lost_value: crate::bind::value(r.get_ref(4)?),
-                    lost_by: syncline_core::hex(&r.get::<_, Vec<u8>>(5)?),
+                    lost_by: r.get(5)?,
                     won_value: crate::bind::value(r.get_ref(6)?),
                     at,
                     expires_at: at + JOURNAL_MS,

@@ -8,7 +8,7 @@ use crate::registry::Registry;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
 use std::sync::Arc;
-use syncline_core::{ScopeId, Seq, WriterId, planted};
+use syncline_core::{DeviceId, ScopeId, Seq, WriterId, planted};
 
 /// Time and randomness for one piece of work; they come from outside so that a simulation can replay it.
 pub struct Env {
@@ -215,7 +215,12 @@ impl Tx<'_> {
             self.cache.writer = Some((writer, true));
             return Ok(writer);
         }
-        let writer = if planted::on("writer_continued") { WriterId([7; 16]) } else { self.env.id(WriterId::from_random) };
+        let device = self.meta::<String>("device_id")?.and_then(|id| DeviceId::parse(&id));
+        let writer = match device {
+            _ if planted::on("writer_continued") => WriterId([7; 16]),
+            Some(device) => self.env.id(|a, b| WriterId::of_device(device, a, b)),
+            None => self.env.id(WriterId::from_random),
+        };
         let n = self.writer_number(writer)?;
         self.conn.execute("UPDATE _syncline_writer SET mine = 1 WHERE n = ?1", [n]).doing("noting a writer")?;
         self.cache.writer = Some((writer, true));

@@ -56,5 +56,7 @@ CREATE VIEW syncline_conflicts(id, tbl, key, col, base, local, remote, reason, s
 SELECT id, tbl, key, col, base, local, remote, reason, since FROM _syncline_inbox;
 
 CREATE VIEW syncline_journal(id, tbl, key, col, lost_value, lost_by, won_value, at, expires_at) AS
-SELECT lower(hex(j.id)), t.name, hex(j.key), j.col, j.lost, lower(hex(j.lost_writer)), j.won, j.at, j.at + 2592000000
+SELECT lower(hex(j.id)), t.name, hex(j.key), j.col, j.lost,
+  -- A writer's first bytes are its device's last (core/src/ids.rs).
+  coalesce((SELECT name FROM _syncline_device WHERE substr(device_id, -8) = lower(substr(hex(j.lost_writer), 1, 8))), lower(hex(j.lost_writer))), j.won, j.at, j.at + 2592000000
 FROM _syncline_journal j JOIN _syncline_table t ON t.n = j.tbl;

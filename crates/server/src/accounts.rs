@@ -21,6 +21,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signature, VerifyingKey};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use syncline_core::ids::unhex;
 use syncline_core::{DeviceId, EnrolRequest, HistoryId, ScopeId, Seq};
 
@@ -197,10 +199,36 @@ pub fn enrol(conn: &Connection, request: &EnrolRequest, now_ms: i64) -> Result<E
 }
 
 /// Returns whose bearer it is. Reads only.
-pub fn authenticate(conn: &Connection, bearer: &str, history: HistoryId, now_ms: i64) -> Result<Caller, ApiError> {
+pub fn authenticate(conn: &Connection, seen: &Seen, bearer: &str, history: HistoryId, now_ms: i64) -> Result<Caller, ApiError> {
     let claim = Claim::parse(bearer).ok_or_else(bad_bearer)?;
     let known = find_device(conn, claim.device_id)?;
-    judge(&claim, known, history, now_ms)
+    let caller = judge(&claim, known.clone(), history, now_ms)?;
+    seen.note(claim.device_id, known);
+    Ok(caller)
+}
+
+/// Devices kept in memory; about 200 bytes each.
+const SEEN_MAX: usize = 10_000;
+
+/// Devices that this process has looked up. Their accounts and keys never change; whether they were revoked since, it does not know.
+#[derive(Default)]
+pub struct Seen(Mutex<HashMap<DeviceId, KnownDevice>>);
+
+impl Seen {
+    /// Returns whose bearer it is, if the device was looked up before and the bearer is good.
+    pub fn caller(&self, bearer: &str, history: HistoryId, now_ms: i64) -> Option<Caller> {
+        let claim = Claim::parse(bearer)?;
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&claim.device_id).cloned()?;
+        judge(&claim, Some(known), history, now_ms).ok()
+    }
+
+    pub(crate) fn note(&self, device: DeviceId, known: Option<KnownDevice>) {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= SEEN_MAX {
+            seen.clear();
+        }
+        seen.extend(known.map(|k| (device, k)));
+    }
 }
 
 /// Believes a bearer, or says why not. Does the same work whether the device is known or not.
@@ -277,10 +305,9 @@ pub fn revoke(conn: &Connection, account: Option<&str>, device: DeviceId, seal_k
 
 /// Refuses a device that is revoked. Reads only.
 pub fn check_device(conn: &Connection, device: DeviceId) -> Result<(), ApiError> {
-    let revoked = conn.prepare_cached("SELECT revoked_ms IS NOT NULL FROM _syncline_device WHERE device_id = ?1")?.query_row([device.0], |r| r.get(0));
-    match revoked.optional()? {
-        Some(false) => Ok(()),
-        _ => Err(ApiError::DeviceRevoked(SealKey::default())),
+    match find_device(conn, device)? {
+        Some(known) if !known.revoked => Ok(()),
+        known => Err(ApiError::DeviceRevoked(SealKey(known.and_then(|k| k.seal_key)))),
     }
 }
 

@@ -97,6 +97,7 @@ pub struct Engine {
     /// Nobody else writes accounts, devices and members while this serves, so their changes need not be looked for.
     rights: tokio::sync::watch::Sender<u64>,
     served: Arc<Served>,
+    devices: accounts::Seen,
     _lock: File,
 }
 
@@ -196,6 +197,7 @@ impl Engine {
             wakes,
             rights: tokio::sync::watch::Sender::new(0),
             served,
+            devices: accounts::Seen::default(),
             _lock: lock,
         })
     }
@@ -217,7 +219,13 @@ impl Engine {
     /// Returns whose bearer it is.
     pub fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError> {
         let history = self.history;
-        self.read(|tx| accounts::authenticate(tx.conn, bearer, history, tx.env.now_ms))
+        self.read(|tx| accounts::authenticate(tx.conn, &self.devices, bearer, history, tx.env.now_ms))
+    }
+
+    /// Returns whose bearer it is, if that is known without asking the database. Only for `sync`, whose first statement asks whether the
+    /// device was revoked.
+    pub fn known_caller(&self, bearer: &str) -> Option<Caller> {
+        self.devices.caller(bearer, self.history, now_ms())
     }
 
     /// Enrols a device.
@@ -262,6 +270,7 @@ impl Engine {
         let large = request.scopes.iter().filter_map(|s| s.push.as_ref()).any(|p| p.rows.rows.len() > SMALL_ROWS);
         let asker = caller.clone();
         let (request, written) = self.write(large, move |tx, moved| {
+            accounts::check_device(tx.conn, asker.device_id)?;
             let mut written = write_request(tx, &asker, &request, history, &limits)?;
             moved.append(&mut written.moved);
             Ok((request, written))
@@ -277,6 +286,7 @@ impl Engine {
         let (history, limits, device) = (self.history, self.limits, caller.device_id);
         self.absorb()?;
         let (response, applied) = self.read(|tx| {
+            accounts::check_device(tx.conn, device)?;
             let looked = look_at_request(tx, caller, request, history)?;
             let same_past = request.scopes.iter().zip(&looked.scopes).filter(|(_, (_, looked))| looked.is_ok());
             let applied: Vec<(ScopeId, Seq)> = same_past.filter_map(|(asked, (scope, _))| Some((scope.id.clone(), asked.cursor?.seq))).collect();

@@ -88,6 +88,9 @@ impl Authority for Engine {
     fn authenticate(&self, bearer: &str) -> Result<Caller, ApiError> {
         Engine::authenticate(self, bearer)
     }
+    fn known_caller(&self, bearer: &str) -> Option<Caller> {
+        Engine::known_caller(self, bearer)
+    }
     fn enrol(&self, request: EnrolRequest) -> Result<EnrolResponse, ApiError> {
         Engine::enrol(self, request)
     }

@@ -49,7 +49,7 @@ impl Authority for Store {
     }
     fn known_caller(&self, bearer: &str) -> Option<Caller> {
         match self {
-            Store::Sqlite(_) => None,
+            Store::Sqlite(engine) => engine.known_caller(bearer),
             Store::Postgres(postgres) => postgres.known_caller(bearer),
         }
     }

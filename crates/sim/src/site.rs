@@ -5,8 +5,8 @@
 
 use crate::image::{self, DB};
 use crate::ledger::{Check, Ledger, SERVER, Who, name};
-use crate::schema::{VARIANTS, Variant};
 use crate::pool::{self, Kit, Spare};
+use crate::schema::{VARIANTS, Variant};
 use crate::spy::{self, Mirror, Seen, Tape};
 use crate::tables::{Rows, Tables, Written};
 use crate::vfs::Disk;

@@ -37,6 +37,16 @@ fn without_faults_everything_converges_too() {
 }
 
 #[test]
+fn a_history_is_the_same_on_databases_that_others_left() {
+    let hash = |seed| play(seed, &Options::default()).hash;
+    for seed in 600..640 {
+        // A thread of its own begins with nothing that anybody left.
+        let fresh = std::thread::spawn(move || hash(seed)).join().unwrap();
+        assert_eq!(hash(seed), fresh, "seed {seed}");
+    }
+}
+
+#[test]
 fn one_seed_is_one_history() {
     for seed in [2, 33, 444, 5555] {
         let (a, b) = (play(seed, &Options::default()), play(seed, &Options { trace: true, ..Options::default() }));

@@ -55,6 +55,8 @@ fn two_offline_edits_of_one_row_merge_column_by_column_and_the_loser_can_be_put_
             let journal = device.run(&["journal", "app.db", "--json"]).ends(0).json();
             let entries: Vec<&serde_json::Value> = journal.as_array().unwrap().iter().filter(|e| e["col"] == "nickname").collect();
             assert_eq!(entries.len(), 1, "{journal}");
+            let loser = if lost == "Ally" { "phone" } else { "laptop" };
+            assert_eq!(entries[0]["lost_by"], loser, "{journal}");
             assert_eq!((&entries[0]["lost_value"], &entries[0]["won_value"], &entries[0]["key"]["id"]), (&lost.into(), &shown.as_str().into(), &"c1".into()));
         }
         let listed = laptop.run(&["journal", "app.db"]).ends(0);

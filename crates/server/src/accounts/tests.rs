@@ -108,7 +108,7 @@ fn a_bearer_lives_ten_minutes_and_five_of_skew() {
     let mut w = World::new();
     let (device, key) = w.device(1);
     let now_s = NOW_MS / 1000;
-    let ask = |expires_s| authenticate(&w.conn, &bearer(device, &key, HISTORY, expires_s), HISTORY, NOW_MS);
+    let ask = |expires_s| authenticate(&w.conn, &Seen::default(), &bearer(device, &key, HISTORY, expires_s), HISTORY, NOW_MS);
     for expires_s in [now_s - 300, now_s, now_s + 600, now_s + 900] {
         assert_eq!(ask(expires_s), Ok(Caller { device_id: device, account: "anna".into() }));
     }
@@ -134,10 +134,10 @@ fn forged_and_foreign_bearers_are_answered_like_those_of_nobody() {
         moved,
     ];
     for bearer in bearers {
-        assert!(is_out_of_date(authenticate(&w.conn, &bearer, HISTORY, NOW_MS)), "{bearer}");
+        assert!(is_out_of_date(authenticate(&w.conn, &Seen::default(), &bearer, HISTORY, NOW_MS)), "{bearer}");
     }
     for garbage in ["", "v1", "v1...", "v2.a.b.c", &format!("{good}."), &format!("{good}AA"), &good[1..]] {
-        assert_eq!(authenticate(&w.conn, garbage, HISTORY, NOW_MS), Err(bad_bearer()), "{garbage}");
+        assert_eq!(authenticate(&w.conn, &Seen::default(), garbage, HISTORY, NOW_MS), Err(bad_bearer()), "{garbage}");
     }
 }
 
@@ -148,17 +148,17 @@ fn a_revoked_device_is_told_so_and_stays_out() {
     let token = w.token(1);
     let good = bearer(device, &key, HISTORY, NOW_MS / 1000);
     assert!(revoke(&w.conn, Some("bert"), device, [8; 32], NOW_MS).is_err());
-    assert!(authenticate(&w.conn, &good, HISTORY, NOW_MS).is_ok());
+    assert!(authenticate(&w.conn, &Seen::default(), &good, HISTORY, NOW_MS).is_ok());
     assert_eq!(seal_key(&w.conn, Some("anna"), device), Err(not_revoked()));
     revoke(&w.conn, Some("anna"), device, [9; 32], NOW_MS).unwrap();
     revoke(&w.conn, None, device, [8; 32], NOW_MS + 5).unwrap();
     assert_eq!(seal_key(&w.conn, Some("anna"), device), Ok(([9; 32], key.verifying_key().to_bytes())));
     assert_eq!(seal_key(&w.conn, Some("bert"), device), Err(no_such_device()));
     assert_eq!(devices(&w.conn, Some("anna")).unwrap()[0].revoked_ms, Some(NOW_MS));
-    assert_eq!(authenticate(&w.conn, &good, HISTORY, NOW_MS), Err(ApiError::DeviceRevoked(SealKey(Some([9; 32])))));
+    assert_eq!(authenticate(&w.conn, &Seen::default(), &good, HISTORY, NOW_MS), Err(ApiError::DeviceRevoked(SealKey(Some([9; 32])))));
     // Only the key's owner learns it.
     let forged = bearer(device, &key_of(2), HISTORY, NOW_MS / 1000);
-    assert!(is_out_of_date(authenticate(&w.conn, &forged, HISTORY, NOW_MS)));
+    assert!(is_out_of_date(authenticate(&w.conn, &Seen::default(), &forged, HISTORY, NOW_MS)));
     assert_eq!(enrol(&w.conn, &request(1, &token), NOW_MS), Err(ApiError::DeviceRevoked(SealKey(Some([9; 32])))));
     // Its block is not given to another.
     w.device(2);

@@ -1,12 +1,10 @@
 //! Accounts, enrolment tokens, devices, bearers and acknowledgements in PostgreSQL; what they mean is in `crate::accounts`.
 
-use crate::accounts::{self as shared, AccountInfo, Caller, Claim, DeviceInfo, Enrolled, KnownDevice, LAST_SEEN_STEP_MS};
+use crate::accounts::{self as shared, AccountInfo, Caller, Claim, DeviceInfo, Enrolled, KnownDevice, LAST_SEEN_STEP_MS, Seen};
 use crate::api_error::{ApiError, SealKey};
 use crate::issuer::Vouched;
 use crate::postgres::db::{Tx, internal};
 use deadpool_postgres::Pool;
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use syncline_core::{DeviceId, EnrolRequest, HistoryId, ScopeId, Seq};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -101,28 +99,8 @@ pub async fn authenticate(pool: &Pool, seen: &Seen, bearer: &str, history: Histo
     let rows = Tx::look(pool, FIND_DEVICE, &[(&&claim.device_id.0[..], Type::BYTEA)]).await?;
     let known = known_device(&rows)?;
     let caller = shared::judge(&claim, known.clone(), history, now_ms)?;
-    let mut seen = seen.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if seen.len() >= SEEN_MAX {
-        seen.clear();
-    }
-    seen.extend(known.map(|k| (claim.device_id, k)));
+    seen.note(claim.device_id, known);
     Ok(caller)
-}
-
-/// Devices kept in memory; about 200 bytes each.
-const SEEN_MAX: usize = 10_000;
-
-/// Devices that this process has looked up. Their accounts and keys never change; whether they were revoked since, it does not know.
-#[derive(Default)]
-pub struct Seen(Mutex<HashMap<DeviceId, KnownDevice>>);
-
-impl Seen {
-    /// Returns whose bearer it is, if the device was looked up before and the bearer is good.
-    pub fn caller(&self, bearer: &str, history: HistoryId, now_ms: i64) -> Option<Caller> {
-        let claim = Claim::parse(bearer)?;
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&claim.device_id).cloned()?;
-        shared::judge(&claim, Some(known), history, now_ms).ok()
-    }
 }
 
 const FIND_DEVICE: &str = "SELECT account, public_key, revoked_ms IS NOT NULL, key_block, seal_key FROM syncline.device WHERE device_id = $1";

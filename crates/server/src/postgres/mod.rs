@@ -37,7 +37,7 @@ mod wake;
 mod wall;
 mod write;
 
-use crate::accounts::{Caller, DeviceInfo};
+use crate::accounts::{Caller, DeviceInfo, Seen};
 use crate::api_error::ApiError;
 use crate::ask::Ask;
 use crate::authority::{check_request, check_schema_version};
@@ -87,7 +87,7 @@ pub(crate) struct Inner {
     role: Option<String>,
     history: HistoryId,
     limits: Limits,
-    devices: accounts::Seen,
+    devices: Seen,
     tables: Tables,
     /// This process's writer: it stamps what SQL clients wrote.
     writer: WriterId,
@@ -166,7 +166,7 @@ impl Postgres {
             role,
             history,
             limits: Limits::default(),
-            devices: accounts::Seen::default(),
+            devices: Seen::default(),
             tables: Tables::default(),
             writer: env.id(WriterId::from_random),
             source,
