@@ -58,7 +58,7 @@ pub fn run(args: Args, out: Output) -> anyhow::Result<Exit> {
     };
     let store = match (&args.database, &args.data) {
         (Some(url), _) => Store::Postgres(Postgres::open_with(url, &Settings { config: config.clone(), scoped_role: args.scoped_role.clone() })?),
-        (None, Some(dir)) => Store::Sqlite(Engine::open(dir).with_context(|| format!("opening the authority in {}", dir.display()))?),
+        (None, Some(dir)) => Store::Sqlite(Box::new(Engine::open(dir).with_context(|| format!("opening the authority in {}", dir.display()))?)),
         (None, None) => return Err(failure(Exit::Usage, "name a directory with --data, or a PostgreSQL database with --database")),
     };
     if let Some(version) = config.demanded_schema_version {

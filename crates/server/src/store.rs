@@ -13,7 +13,7 @@ use syncline_core::{Cursor, DeviceId, EnrolRequest, EnrolResponse, Limits, Schem
 /// Where an authority keeps its rows.
 pub enum Store {
     /// In a file of its own.
-    Sqlite(Engine),
+    Sqlite(Box<Engine>),
     /// In a PostgreSQL database, beside other servers and other clients.
     Postgres(Postgres),
 }

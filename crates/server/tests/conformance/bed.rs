@@ -38,7 +38,7 @@ pub fn now_ms() -> i64 {
 impl Bed {
     pub fn sqlite() -> Bed {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::Sqlite(Engine::open(&dir.path().join("server")).unwrap());
+        let store = Store::Sqlite(Box::new(Engine::open(&dir.path().join("server")).unwrap()));
         Bed { store, place: Place::Sqlite(dir), home: tempfile::tempdir().unwrap(), tokens: 0 }
     }
     pub fn postgres() -> Bed {
