@@ -537,6 +537,30 @@ fn an_edit_on_the_authoritys_latest_beats_a_later_one_that_did_not_know_it() {
     assert_eq!(lost[0].lost.value, Value::Int(3));
 }
 
+/// An element that was added, shared with a peer and taken out before anybody else had it: who learns that it is gone sees no value
+/// change, only a context that grew, and must still tell the peer (DESIGN section 3, rule 2).
+#[cfg(feature = "planted")]
+#[test]
+fn what_was_taken_out_unseen_goes_from_a_peer_too() {
+    let elements_at_peer = || {
+        let (p, base) = row(Policy::Set, Value::text("[\"a\"]"));
+        let added = edited(&base, &p, stamp(2, 2), Value::text("[\"a\",\"b\"]"));
+        let removed = edited(&added, &p, stamp(3, 2), Value::text("[\"a\"]"));
+        let mut third = edited(&base, &p, stamp(9, 3), Value::text("[\"a\",\"c\"]"));
+        let mut peer = added;
+        peer.merge(&third, &ColSet::all(1), &p);
+        let mut mask = third.merge(&removed, &ColSet::all(1), &p).changed;
+        mask.insert_liveness();
+        peer.merge(&third, &mask, &p);
+        peer.cell(0).unwrap().value.clone()
+    };
+    assert_eq!(elements_at_peer(), Value::text("[\"a\",\"c\"]"));
+    syncline_core::planted::plant("set_quiet_on_context");
+    let without = elements_at_peer();
+    syncline_core::planted::plant("");
+    assert_ne!(without, Value::text("[\"a\",\"c\"]"), "the rule is not needed here");
+}
+
 #[test]
 fn what_each_rule_costs_on_the_wire() {
     let size = |policy: Policy, value: Value| {

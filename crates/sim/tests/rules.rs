@@ -121,3 +121,16 @@ fn a_row_that_was_displaced_is_deleted_everywhere() {
         assert_eq!(w.b_must_equal_a().len(), 2);
     });
 }
+
+/// A deletes a parent; B, who has not seen that, gives it a child.
+#[test]
+fn a_parent_comes_back_for_a_child_that_its_deletion_had_not_seen() {
+    needs("parent_stays_dead", || {
+        let mut w = World::new("CREATE TABLE p(id TEXT PRIMARY KEY, t TEXT); CREATE TABLE c(id TEXT PRIMARY KEY, p TEXT REFERENCES p(id))");
+        w.a.sql("INSERT INTO p VALUES('p1', 'P')");
+        w.b_must_equal_a();
+        w.a.sql("DELETE FROM p");
+        w.b.sql("INSERT INTO c VALUES('c1', 'p1')");
+        assert_eq!(w.must_agree(), ["c: id=text \"c1\" p=text \"p1\"", "p: id=text \"p1\" t=text \"P\""]);
+    });
+}
