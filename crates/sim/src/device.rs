@@ -151,6 +151,7 @@ impl Device {
         let here = self.site.at(now_ms);
         let Some(replica) = self.processes[p].replica.as_mut() else { return Ok(Ran::Power) };
         self.site.tape.take();
+        let before = Site::changes(replica.conn());
         let done = work(replica, &mut image::env(here, seed));
         if self.site.disk.is_dead() {
             self.site.doubt = Some(Doubt::Sync(self.site.tape.take_done(), how, done.is_ok()));
@@ -158,7 +159,7 @@ impl Device {
         }
         match done {
             Ok(value) => {
-                self.site.committed(replica.conn(), ledger, how)?;
+                self.site.committed(replica.conn(), &before, ledger, how)?;
                 check_digest(replica.conn(), &self.site.mirror).map_err(|e| format!("{e} at device {}", self.site.who))?;
                 Ok(Ran::Done(value))
             }

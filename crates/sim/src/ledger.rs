@@ -387,6 +387,13 @@ impl Row {
         if !state.live.iter().all(|d| live.contains(d)) || !live.iter().all(|d| state.live.contains(d) || forgotten(d)) {
             return Err(format!("LIVENESS is {:?}, and should be {live:?}", state.live));
         }
+        // What those dots' writes had done to a column is forgotten with them, until the authority's ground says the same.
+        let mut beyond = ground.clone();
+        for c in &self.collected {
+            if included.iter().any(|o| o.begins_a_life() && !c.within(&o.seen) && c.get(o.stamp.writer) < o.stamp.hlc) {
+                beyond.join(c);
+            }
+        }
         let mut latest: BTreeMap<usize, Stamp> = BTreeMap::new();
         for (c, stamp, _) in included.iter().flat_map(|o| &o.cells) {
             let most = latest.entry(*c).or_insert(*stamp);
@@ -397,7 +404,8 @@ impl Row {
             let policy = policies.get(c).copied().unwrap_or_default();
             if policy != Policy::Lww {
                 if !state.is_dead() {
-                    policy::check(policy, c, state, &policy::shown(policy, c, included, ground))?;
+                    let shown = |ground: &Vv| policy::check(policy, c, state, &policy::shown(policy, c, included, ground));
+                    shown(ground).or_else(|why| if beyond == *ground { Err(why) } else { shown(&beyond) })?;
                 }
                 continue;
             }

@@ -66,6 +66,7 @@ impl Server {
         let here = self.site.at(now_ms);
         let Some(authority) = self.authority.as_mut() else { return Ok(()) };
         self.site.tape.take();
+        let before = Site::changes(authority.replica.conn());
         let done = authority.replica.transact(&mut image::env(here, seed), |tx| {
             absorb_foreign(tx)?;
             match tx.find_scope(&ScopeId(image::ACCOUNT.into()))? {
@@ -78,7 +79,7 @@ impl Server {
             return Ok(());
         }
         done.map_err(|e| format!("ERROR collecting: {e}"))?;
-        self.site.committed(authority.replica.conn(), ledger, How::Absorbing)
+        self.site.committed(authority.replica.conn(), &before, ledger, How::Absorbing)
     }
 
     /// Answers a request.
@@ -88,6 +89,7 @@ impl Server {
         let Some(authority) = self.authority.as_mut() else { return Ok(Ran::Power) };
         let request: SyncRequest = frame::decode(request, &Limits::default()).map_err(|e| broken(&e))?;
         self.site.tape.take();
+        let before = Site::changes(authority.replica.conn());
         let answer = authority.sync(&mut image::env(here, seed), caller, &request);
         if let Ok(answer) = &answer {
             for scope in &answer.scopes {
@@ -109,7 +111,7 @@ impl Server {
             Err(ApiError::ClockAhead(_)) => Reply::ClockAhead(here),
             Err(e) => return Err(broken(&e)),
         };
-        self.site.committed(authority.replica.conn(), ledger, How::Absorbing)?;
+        self.site.committed(authority.replica.conn(), &before, ledger, How::Absorbing)?;
         Ok(Ran::Done(reply))
     }
 }

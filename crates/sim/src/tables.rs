@@ -100,6 +100,10 @@ impl Written {
             self.images.entry(at.clone()).or_insert_with(|| row.clone());
         }
     }
+    /// Whether nothing was written since.
+    pub fn is_absorbed(&self) -> bool {
+        self.touched.is_empty() && self.images.is_empty()
+    }
     /// Begins anew: all of it was absorbed, and the tables are now like this.
     pub fn absorbed(&mut self, now: Tables) {
         *self = Written { now, ..Written::default() };

@@ -171,3 +171,8 @@ fn children_of_a_row_that_gave_way_and_came_back_come_back_with_it() {
 fn what_a_foreign_key_action_changed_before_its_row_came_up_in_the_same_bundle_is_a_write() {
     check(23869844962740, &Options::default());
 }
+
+#[test]
+fn what_a_forgotten_life_had_counted_is_not_counted_in_the_next() {
+    check(1073491987168, &Options { policies: 100, ..Options::default() });
+}
