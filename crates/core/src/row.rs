@@ -269,7 +269,7 @@ impl RowState {
         }
         if !self.is_dead() {
             self.gravestone = false;
-        } else if other.gravestone {
+        } else if self.gravestone || other.gravestone {
             self.bury();
         }
         out

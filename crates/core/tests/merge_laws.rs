@@ -240,3 +240,22 @@ fn an_equal_stamp_is_settled_by_the_larger_encoding() {
     assert_eq!(merged(&a, &b), merged(&b, &a));
     assert_eq!(merged(&a, &b).cell(0).unwrap().value, Value::text("x"));
 }
+
+#[test]
+fn a_gravestone_takes_no_buried_value_back() {
+    let stamp = |hlc, writer| Stamp { hlc: Hlc(hlc), writer: WriterId([writer; 16]) };
+    let mut tombstone = RowState::inserted(stamp(5, 1), vec![Value::Int(1), Value::Int(2)]);
+    let mut edited = tombstone.clone();
+    tombstone.delete(stamp(6, 1), &Policies::default());
+    let mut gravestone = tombstone.clone();
+    gravestone.collect();
+    // A copy of a device offers the tombstone again, with its image.
+    let offered = merged(&gravestone, &tombstone);
+    assert_eq!((offered.cells.iter().flatten().count(), offered.gravestone), (0, true));
+    assert_eq!(offered.cells.iter().flatten().count(), merged(&tombstone, &gravestone).cells.iter().flatten().count());
+    // What the collection had not seen stays, and only that.
+    edited.edit(stamp(9, 2));
+    edited.write(1, stamp(9, 2), Value::Int(3));
+    let late = merged(&gravestone, &edited);
+    assert_eq!((late.cell(0), late.cell(1).map(|x| &x.value), late.is_dead()), (None, Some(&Value::Int(3)), true));
+}

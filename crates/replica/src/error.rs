@@ -36,7 +36,7 @@ pub enum Error {
     #[error("the sidecar is damaged: {0}; run `syncline doctor --fix`")]
     Damaged(String),
     /// A sender left out columns of a row that is not here.
-    #[error("row {key} of table `{table}` came in part, and is not here to be completed")]
+    #[error("row {key} of table `{table}` came in part, and is not here to be completed; run `syncline resync` to read everything anew")]
     Incomplete {
         /// Table.
         table: String,

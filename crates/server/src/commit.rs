@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use syncline_core::digest::{chain_of, first_chain};
 use syncline_core::schema::{Action, ForeignKey};
-use syncline_core::{Acked, BundleId, Chain, ColSet, DeviceId, Key, Limits, Nonce, Outcome, Push, Reason, RowState, Seq, SourceId, planted};
+use syncline_core::{Acked, BundleId, Chain, ColSet, DeviceId, Key, Limits, Nonce, Outcome, Push, Reason, RowState, Seq, SourceId, Value, planted};
 use syncline_replica::shelf::value_of;
 use syncline_replica::{Absorbed, Clash, Doing, Error, Incoming, Kind, RowRecord, Scope, Table, Tx, number};
 
@@ -393,6 +393,20 @@ struct Written {
     hash: u64,
     /// Whether the database may do more than it is told to, which triggers then note.
     watch: bool,
+    /// Where it may, the rows' values before any of them was written.
+    prior: HashMap<(i64, Key), Vec<Value>>,
+}
+
+impl Written {
+    fn begin(tx: &Tx, scope: &Scope, rows: &[Pushed], watch: bool) -> Result<Written, Error> {
+        let mut prior = HashMap::new();
+        for row in rows.iter().filter(|_| watch) {
+            if let Some(values) = row.table.read(tx, scope, &row.incoming.key)? {
+                prior.insert((row.table.n, row.incoming.key.clone()), values);
+            }
+        }
+        Ok(Written { altered: HashSet::new(), captured: Absorbed::default(), hash: 0, watch, prior })
+    }
 }
 
 /// Why a bundle cannot be written.
@@ -420,7 +434,7 @@ fn write_all(tx: &mut Tx, scope: &Scope, seq: Seq, rows: &[Pushed]) -> Result<Wr
     if !watch {
         tx.set_applying(true)?;
     }
-    let mut written = Written { altered: HashSet::new(), captured: Absorbed::default(), hash: 0, watch };
+    let mut written = Written::begin(tx, scope, rows, watch)?;
     for row in rows {
         if let Err(e) = write_row(tx, scope, seq, row, &mut written) {
             clash_or_error(e)?;
@@ -444,7 +458,7 @@ fn write_what_stands(tx: &mut Tx, scope: &Scope, seq: Seq, rows: &[Pushed], limi
     let mut offenders: HashMap<usize, Clash> = HashMap::new();
     for pass in 0.. {
         let tried = tx.savepoint(|tx| -> Result<Written, Stand> {
-            let mut written = Written { altered: HashSet::new(), captured: Absorbed::default(), hash: 0, watch: true };
+            let mut written = Written::begin(tx, scope, rows, true)?;
             let found = write_one_by_one(tx, scope, seq, rows, &offenders, &mut written)?;
             if !found.is_empty() {
                 return Err(Stand::Offenders(found));
@@ -577,6 +591,12 @@ fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mu
         // A row written before this one changed it (a foreign-key action, a business trigger). What this one says of the same columns
         // comes after that; of the others it is a write of the authority's.
         written.captured.disturbed.insert((scope.n, t.n, x.key.clone()));
+        // Where it is gone, or goes now, its image is what it was: these stamps stand for those values.
+        if (x.state.is_dead() || t.read(tx, scope, &x.key)?.is_none())
+            && let Some(values) = written.prior.get(&(t.n, x.key.clone()))
+        {
+            row.fill(t, values.clone());
+        }
     }
     if row.is_new() && x.state.ground.is_empty() {
         // Nothing to merge with: the state is what was sent.
@@ -602,9 +622,6 @@ fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mu
     row.state.confirm(&t.policies, seq).into_iter().for_each(|c| changed.insert(c));
     let as_sent = pushed.is_as_sent(&row.state);
     let born = was_dead && !row.state.is_dead();
-    if born && was_gravestone {
-        changed = t.all_columns();
-    }
     if !as_sent && !planted::on("unequal_not_numbered") {
         // Numbered too, although nothing changed here: the sender must hear what it has not got.
         for c in x.mask.columns().filter(|c| !row.state.cell_eq(&x.state, *c)) {
@@ -615,6 +632,10 @@ fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mu
     }
     if changed.is_empty() {
         return Ok(());
+    }
+    if was_gravestone {
+        // Whoever is past it may have left it out or forgotten it: nobody has columns of it to complete.
+        changed = t.all_columns();
     }
     if row.state.is_dead() {
         if was_shown {

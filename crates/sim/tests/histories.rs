@@ -176,3 +176,13 @@ fn what_a_foreign_key_action_changed_before_its_row_came_up_in_the_same_bundle_i
 fn what_a_forgotten_life_had_counted_is_not_counted_in_the_next() {
     check(1073491987168, &Options { policies: 100, ..Options::default() });
 }
+
+#[test]
+fn what_a_cascade_took_before_its_own_deletion_came_up_in_the_bundle_keeps_its_values() {
+    check(1073492009802, &Options { policies: 100, ..Options::default() });
+}
+
+#[test]
+fn a_gravestone_that_is_numbered_again_goes_whole() {
+    check(1073492106873, &Options { policies: 100, ..Options::default() });
+}

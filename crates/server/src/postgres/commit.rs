@@ -256,9 +256,6 @@ fn merge(row: &Pushed, here: Option<&Record>, seq: Seq) -> Merged {
     record.state.confirm(&t.policies, seq).into_iter().for_each(|c| changed.insert(c));
     let as_sent = row.is_as_sent(&record.state);
     let born = was_dead && !record.state.is_dead();
-    if born && was_gravestone {
-        changed = t.all_columns();
-    }
     if !as_sent {
         // Numbered too, although nothing changed here: the sender must hear what it has not got.
         for c in row.incoming.mask.columns().filter(|c| !record.state.cell_eq(&row.incoming.state, *c)) {
@@ -268,6 +265,10 @@ fn merge(row: &Pushed, here: Option<&Record>, seq: Seq) -> Merged {
     }
     if changed.is_empty() {
         return Merged { record, action: Action::Nothing, columns: vec![], touched: false, as_sent, lost };
+    }
+    if was_gravestone {
+        // Whoever is past it may have left it out or forgotten it: nobody has columns of it to complete.
+        changed = t.all_columns();
     }
     let (action, columns) = match (was_shown, record.state.is_dead()) {
         (true, true) => (Action::Delete, vec![]),

@@ -540,10 +540,17 @@ pub fn a_collected_tombstone_is_a_gravestone_and_stays_one(mut bed: Bed) {
     // An edit that had not seen the deletion comes too late, in part or whole, and is told of.
     let whole = Up { mask: ColSet::all(3), ..unseen.clone() };
     assert_eq!(b.push(&bed.store, vec![unseen]), Outcome::Incomplete(vec![0]));
+    let mut ended = whole.clone();
+    ended.state.live.clear();
     committed(&b.push(&bed.store, vec![whole]));
     assert_eq!(bed.one("SELECT count(*) FROM person"), "1");
     a.pull(&bed.store);
     assert!(a.journal.iter().any(|e| e.column == "age" && e.lost == Value::Int(5) && e.reason == "row_ended"), "{:?}", a.journal);
+    // Who has passed it need not have kept it: what is new of it goes whole.
+    c.pull(&bed.store);
+    committed(&b.push(&bed.store, vec![ended]));
+    let delta = bed.store.sync(&c.caller, c.asking()).unwrap().scopes.remove(0).delta.unwrap();
+    assert_eq!(delta.rows.rows.iter().map(|row| delta.rows.open(row).unwrap().partial).collect::<Vec<_>>(), [false]);
     // The key may live again.
     let again = c.insert("person", key("p"), vec![text("new"), Value::Null, text("new")]);
     committed(&c.push(&bed.store, vec![again]));
