@@ -186,3 +186,8 @@ fn what_a_cascade_took_before_its_own_deletion_came_up_in_the_bundle_keeps_its_v
 fn a_gravestone_that_is_numbered_again_goes_whole() {
     check(1073492106873, &Options { policies: 100, ..Options::default() });
 }
+
+#[test]
+fn the_key_of_a_collected_row_of_a_table_that_rejects_may_live_again() {
+    check(490406684160, &Options { policies: 100, ..Options::default() });
+}

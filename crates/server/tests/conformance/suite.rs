@@ -458,6 +458,15 @@ pub fn an_edit_of_an_invoice_that_was_begun_on_another_version_is_refused(mut be
     assert_eq!((found.len(), found[0].op.as_str(), found[0].reason), (1, "delete", Reason::Version));
     assert_eq!(committed(&a.push(&bed.store, vec![new])), Seq(5));
     assert_eq!(bed.one("SELECT amount FROM invoice WHERE id = 'i'"), "30");
+    // Before a deletion was collected its key is taken; afterwards it is free, and nobody can know the version that it had.
+    let taken = a.insert("invoice", key("i"), vec![Value::Int(7), Value::Null]);
+    b.pull(&bed.store);
+    let gone = b.delete("invoice", key("i"));
+    assert_eq!(committed(&b.push(&bed.store, vec![gone])), Seq(6));
+    assert_eq!(refused(a.push(&bed.store, vec![taken.clone()]))[0].server_row_version, Seq(6));
+    assert_eq!(bed.collect("ada", Seq(6)), 1);
+    committed(&a.push(&bed.store, vec![taken]));
+    assert_eq!(bed.one("SELECT amount FROM invoice WHERE id = 'i'"), "7");
 }
 
 pub fn what_loses_against_a_concurrent_write_is_told_to_every_device(mut bed: Bed) {
