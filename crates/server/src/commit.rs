@@ -387,26 +387,24 @@ fn incomplete(tx: &mut Tx, scope: &Scope, rows: &[Pushed]) -> Result<Vec<u32>, E
 }
 
 /// What writing a bundle came to.
+#[derive(Default)]
 struct Written {
     altered: HashSet<(i64, Key)>,
     captured: Absorbed,
     hash: u64,
-    /// Whether the database may do more than it is told to, which triggers then note.
-    watch: bool,
-    /// Where it may, the rows' values before any of them was written.
-    prior: HashMap<(i64, Key), Vec<Value>>,
 }
 
-impl Written {
-    fn begin(tx: &Tx, scope: &Scope, rows: &[Pushed], watch: bool) -> Result<Written, Error> {
-        let mut prior = HashMap::new();
-        for row in rows.iter().filter(|_| watch) {
-            if let Some(values) = row.table.read(tx, scope, &row.incoming.key)? {
-                prior.insert((row.table.n, row.incoming.key.clone()), values);
-            }
+/// The values of a bundle's rows before any of them was written.
+type Prior = HashMap<(i64, Key), Vec<Value>>;
+
+fn prior_of(tx: &Tx, scope: &Scope, rows: &[Pushed]) -> Result<Prior, Error> {
+    let mut prior = Prior::new();
+    for Pushed { table, incoming } in rows {
+        if let Some(values) = table.read(tx, scope, &incoming.key)? {
+            prior.insert((table.n, incoming.key.clone()), values);
         }
-        Ok(Written { altered: HashSet::new(), captured: Absorbed::default(), hash: 0, watch, prior })
     }
+    Ok(prior)
 }
 
 /// Why a bundle cannot be written.
@@ -430,18 +428,18 @@ fn clash_or_error(e: Error) -> Result<Clash, Failure> {
 
 /// The fast path: all rows, in the sender's order.
 fn write_all(tx: &mut Tx, scope: &Scope, seq: Seq, rows: &[Pushed]) -> Result<Written, Failure> {
-    let watch = must_capture(tx, rows)?;
-    if !watch {
+    let prior = if must_capture(tx, rows)? { Some(prior_of(tx, scope, rows)?) } else { None };
+    if prior.is_none() {
         tx.set_applying(true)?;
     }
-    let mut written = Written::begin(tx, scope, rows, watch)?;
+    let mut written = Written::default();
     for row in rows {
-        if let Err(e) = write_row(tx, scope, seq, row, &mut written) {
+        if let Err(e) = write_row(tx, scope, seq, row, prior.as_ref(), &mut written) {
             clash_or_error(e)?;
             return Err(Failure::Clash);
         }
     }
-    if !watch {
+    if prior.is_none() {
         tx.set_applying(false)?;
     } else {
         tx.absorb_log(&mut written.captured)?;
@@ -456,10 +454,11 @@ fn write_all(tx: &mut Tx, scope: &Scope, seq: Seq, rows: &[Pushed]) -> Result<Wr
 /// swap unique values, say) the bundle is committed as it is; else it is undone and the offenders are named.
 fn write_what_stands(tx: &mut Tx, scope: &Scope, seq: Seq, rows: &[Pushed], limits: &Limits) -> Result<Written, Failure> {
     let mut offenders: HashMap<usize, Clash> = HashMap::new();
+    let prior = prior_of(tx, scope, rows)?;
     for pass in 0.. {
         let tried = tx.savepoint(|tx| -> Result<Written, Stand> {
-            let mut written = Written::begin(tx, scope, rows, true)?;
-            let found = write_one_by_one(tx, scope, seq, rows, &offenders, &mut written)?;
+            let mut written = Written::default();
+            let found = write_one_by_one(tx, scope, seq, rows, &offenders, &prior, &mut written)?;
             if !found.is_empty() {
                 return Err(Stand::Offenders(found));
             }
@@ -514,6 +513,7 @@ fn write_one_by_one(
     seq: Seq,
     rows: &[Pushed],
     known: &HashMap<usize, Clash>,
+    prior: &Prior,
     written: &mut Written,
 ) -> Result<HashMap<usize, Clash>, Error> {
     let mut todo: Vec<usize> = (0..rows.len()).filter(|i| !known.contains_key(i)).collect();
@@ -524,7 +524,7 @@ fn write_one_by_one(
         let before = todo.len();
         let mut left = Vec::new();
         for i in todo {
-            match tx.savepoint(|tx| write_row(tx, scope, seq, &rows[i], written)) {
+            match tx.savepoint(|tx| write_row(tx, scope, seq, &rows[i], Some(prior), written)) {
                 Ok(()) => {}
                 Err(e) => {
                     clashes.insert(i, Clash::from_error(e)?);
@@ -583,17 +583,21 @@ fn free_unique_values(tx: &mut Tx, scope: &Scope, rows: &[Pushed], left: &[usize
     Ok(!swapped.is_empty())
 }
 
-/// Merges one row and writes it to sidecar and business table.
-fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, written: &mut Written) -> Result<(), Error> {
+/// Merges one row and writes it to sidecar and business table. `prior` is there where the database may do more than it is told to, which
+/// triggers then note.
+fn write_row(tx: &mut Tx, scope: &Scope, seq: Seq, pushed: &Pushed, prior: Option<&Prior>, written: &mut Written) -> Result<(), Error> {
     let (t, x) = (&*pushed.table, &pushed.incoming);
     let mut row = tx.load_complete(scope, t, &x.key)?;
-    if written.watch && row.is_shown() && row.compute_hash(t) != row.hash {
+    if let Some(prior) = prior
+        && row.is_shown()
+        && row.compute_hash(t) != row.hash
+    {
         // A row written before this one changed it (a foreign-key action, a business trigger). What this one says of the same columns
         // comes after that; of the others it is a write of the authority's.
         written.captured.disturbed.insert((scope.n, t.n, x.key.clone()));
         // Where it is gone, or goes now, its image is what it was: these stamps stand for those values.
         if (x.state.is_dead() || t.read(tx, scope, &x.key)?.is_none())
-            && let Some(values) = written.prior.get(&(t.n, x.key.clone()))
+            && let Some(values) = prior.get(&(t.n, x.key.clone()))
         {
             row.fill(t, values.clone());
         }

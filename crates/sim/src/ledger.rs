@@ -405,7 +405,7 @@ impl Row {
             if policy != Policy::Lww {
                 if !state.is_dead() {
                     let shown = |ground: &Vv| policy::check(policy, c, state, &policy::shown(policy, c, included, ground));
-                    shown(ground).or_else(|why| if beyond == *ground { Err(why) } else { shown(&beyond) })?;
+                    shown(ground).or_else(|why| shown(&beyond).map_err(|_| why))?;
                 }
                 continue;
             }

@@ -21,6 +21,10 @@ fn seed_that_failed_with(seed: u64, faults: &str) {
     check(seed, &Options { faults: Faults::parse(faults).unwrap(), policies: 0, ..Options::default() });
 }
 
+fn seed_that_failed_with_policies(seed: u64) {
+    check(seed, &Options { policies: 100, ..Options::default() });
+}
+
 #[test]
 fn everything_converges_and_nothing_is_lost_whatever_goes_wrong() {
     for seed in 1..=SEEDS {
@@ -174,20 +178,20 @@ fn what_a_foreign_key_action_changed_before_its_row_came_up_in_the_same_bundle_i
 
 #[test]
 fn what_a_forgotten_life_had_counted_is_not_counted_in_the_next() {
-    check(1073491987168, &Options { policies: 100, ..Options::default() });
+    seed_that_failed_with_policies(1073491987168);
 }
 
 #[test]
 fn what_a_cascade_took_before_its_own_deletion_came_up_in_the_bundle_keeps_its_values() {
-    check(1073492009802, &Options { policies: 100, ..Options::default() });
+    seed_that_failed_with_policies(1073492009802);
 }
 
 #[test]
 fn a_gravestone_that_is_numbered_again_goes_whole() {
-    check(1073492106873, &Options { policies: 100, ..Options::default() });
+    seed_that_failed_with_policies(1073492106873);
 }
 
 #[test]
 fn the_key_of_a_collected_row_of_a_table_that_rejects_may_live_again() {
-    check(490406684160, &Options { policies: 100, ..Options::default() });
+    seed_that_failed_with_policies(490406684160);
 }
