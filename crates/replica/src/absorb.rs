@@ -38,6 +38,8 @@ pub(crate) struct Fold {
     /// Log entries that have what a text was before its first edit: of the old life, and since.
     pub(crate) texts_before: Vec<(usize, i64)>,
     pub(crate) texts: Vec<(usize, i64)>,
+    /// It was inserted, maybe over itself: what was there before is not in any later entry.
+    pub(crate) replaced: bool,
     /// The first deletion's image and the last one's time.
     pub(crate) deleted: Option<(i64, i64)>,
     /// When it was inserted last, if that was after the last deletion.
@@ -180,6 +182,7 @@ impl Tx<'_> {
             match what {
                 op::INSERT => {
                     fold.inserted = Some(at);
+                    fold.replaced = true;
                     fold.times.clear();
                 }
                 op::DELETE => {
@@ -197,8 +200,11 @@ impl Tx<'_> {
                     fold.inserted = None;
                     fold.times.clear();
                 }
-                op::CHECK => fold.check = Some(id),
-                op::WAS => note_texts(&table, id, &mut fold.texts),
+                op::CHECK => {
+                    fold.check = Some(id);
+                    note_texts(&table, id, fold);
+                }
+                op::WAS => note_texts(&table, id, fold),
                 _ if mask == Value::Null => fold.anything = Some(at),
                 _ => {
                     let columns = match generations.entry((table.n, generation)) {
@@ -211,7 +217,7 @@ impl Tx<'_> {
                             None => fold.times.push((c, at)),
                         }
                     }
-                    note_texts(&table, id, &mut fold.texts);
+                    note_texts(&table, id, fold);
                 }
             }
         }
@@ -646,9 +652,9 @@ pub fn number(row: &mut RowRecord, t: &Table, changed: &ColSet, seq: Seq, born: 
 }
 
 /// Notes that a log entry may have what the table's texts were; the first that has it counts.
-fn note_texts(t: &Table, entry: i64, texts: &mut Vec<(usize, i64)>) {
-    if t.policies.is_special() || t.keeps_base() {
-        texts.extend(crate::capture::texts(t).map(|c| (c, entry)));
+fn note_texts(t: &Table, entry: i64, fold: &mut Fold) {
+    if (t.policies.is_special() || t.keeps_base()) && !fold.replaced {
+        fold.texts.extend(crate::capture::texts(t).map(|c| (c, entry)));
     }
 }
 

@@ -70,7 +70,10 @@ pub(crate) fn triggers(t: &Table, generation: i64) -> Vec<(String, String)> {
     updated.extend(old_texts(t, "OLD", &format!(" WHERE {} AND ({})", same_key("OLD", "NEW"), text_edited(t))));
     let is_there = format!(" FROM {name} AS t WHERE {}", same_key("t", "NEW"));
     if let Some(was) = old_texts(t, "t", &is_there) {
-        add("was", "BEFORE INSERT", "", vec![log(&op::WAS.to_string(), "t", "0", &is_there), was]);
+        let body = || vec![log(&op::WAS.to_string(), "t", "0", &is_there), was.clone()];
+        add("was", "BEFORE INSERT", "", body());
+        // Any UPDATE, not one of the key's columns: a key may be named `rowid`, too.
+        add("was_moved", "BEFORE UPDATE", &format!(" AND NOT ({})", same_key("OLD", "NEW")), body());
     }
     add("update", "AFTER UPDATE", "", guarded(t, true, updated));
     for (when, name) in [("BEFORE INSERT", "fits_insert"), ("BEFORE UPDATE", "fits_update")] {

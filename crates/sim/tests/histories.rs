@@ -195,3 +195,8 @@ fn a_gravestone_that_is_numbered_again_goes_whole() {
 fn the_key_of_a_collected_row_of_a_table_that_rejects_may_live_again() {
     seed_that_failed_with_policies(490406684160);
 }
+
+#[test]
+fn a_text_that_is_replaced_is_edited_from_what_it_was() {
+    seed_that_failed_with_policies(354691835074);
+}
