@@ -503,7 +503,7 @@ impl Inner {
 fn page_after(request: &SyncRequest, answer: &SyncResponse) -> Option<SyncRequest> {
     let ([asked], [given]) = (&request.scopes[..], &answer.scopes[..]) else { return None };
     let delta = given.delta.as_ref().filter(|_| asked.push.is_none())?;
-    let page = PageRequest { from: delta.from, after: delta.next.clone()?, head: delta.to, chain: delta.chain };
+    let page = PageRequest::behind(asked.page.as_ref(), delta)?;
     let asked = ScopeRequest { page: Some(page), ..asked.clone() };
     let told = answer.members.is_none() && answer.moved.is_empty();
     told.then(|| SyncRequest { schema_wanted: false, scopes: vec![asked], ..request.clone() })

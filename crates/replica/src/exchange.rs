@@ -25,6 +25,9 @@ struct Stage {
     /// How often the delta has run past the head that it first had.
     passes: u32,
     first_head: Seq,
+    /// The head of its first page.
+    #[serde(default)]
+    began: Seq,
     /// Whether it was asked for as a resync: then nothing of it was left out as our own.
     #[serde(default)]
     whole: bool,
@@ -56,7 +59,7 @@ pub struct Taken {
 /// Returns the first page of a resync: from 0, although the cursor stands elsewhere.
 fn whole_from_zero(cursor: Option<Cursor>) -> PageRequest {
     let c = cursor.unwrap_or_default();
-    PageRequest { from: Seq(0), after: Position { table: i64::MAX as u64, ..Position::default() }, head: c.seq, chain: c.chain }
+    PageRequest { from: Seq(0), after: Position { table: i64::MAX as u64, ..Position::default() }, head: c.seq, chain: c.chain, began: Seq(0) }
 }
 
 impl Tx<'_> {
@@ -119,7 +122,7 @@ impl Tx<'_> {
         let frozen = if push { self.freeze(scope, limits)? } else { None };
         let (more, together) = frozen.as_ref().map_or((false, false), |f| (f.more, f.moves));
         let page = match &stage {
-            Some(s) => Some(PageRequest { from: s.from, after: s.after.clone(), head: s.head, chain: s.chain }),
+            Some(s) => Some(PageRequest { from: s.from, after: s.after.clone(), head: s.head, chain: s.chain, began: s.began }),
             // A resync reads from 0 although the cursor stands elsewhere.
             None if resync && cursor.is_some() => Some(whole_from_zero(cursor)),
             None => None,
@@ -316,7 +319,7 @@ impl Tx<'_> {
         if delta.from != from || (delta.to < at) || stage.as_ref().is_some_and(|s| s.history != history) {
             return Ok(());
         }
-        if let Some(next) = &delta.next {
+        if let Some(PageRequest { from, after: next, head, chain, began }) = PageRequest::behind(sent.page.as_ref(), delta) {
             let n = stage.as_ref().map_or(0, |s| s.pages);
             let bytes = frame::encode(&delta.rows).doing("staging a page")?;
             self.conn
@@ -328,7 +331,7 @@ impl Tx<'_> {
             let passes = stage.as_ref().map_or(0, |s| s.passes) + u32::from(next.seq > first_head);
             let first_head = if next.seq > first_head { delta.to } else { first_head };
             let left = stage.as_ref().map_or(delta.rows_left, |s| s.left.saturating_sub(delta.rows.rows.len() as u64));
-            let staged = Stage { from, after: next.clone(), head: delta.to, chain: delta.chain, history, pages: n + 1, rows, left, passes, first_head, whole };
+            let staged = Stage { from, after: next, head, chain, history, pages: n + 1, rows, left, passes, first_head, began, whole };
             self.set_stage(scope, Some(&staged))?;
             out.progress = Some((rows, left));
             out.again = true;

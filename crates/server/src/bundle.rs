@@ -57,8 +57,9 @@ impl<T: Synced> Pushed<T> {
         if !applies || x.seq == version || x.state.ctx.within(&here.ctx) || here.ctx.within(&x.state.ctx) {
             return None;
         }
-        if x.seq.0 == 0 && here.gravestone {
-            // Of what was collected nobody is told any more: there is no row, and no version to begin on.
+        let births = x.state.births();
+        if x.seq.0 == 0 && here.gravestone && !births.is_empty() && !births.iter().any(|b| here.ctx.covers(b)) {
+            // Of what was collected nobody is told any more: for an insert there is no row, and no version to begin on.
             return None;
         }
         Some(format!("another device changed this row (version {version}) after this edit was begun on version {}", x.seq))

@@ -200,3 +200,13 @@ fn the_key_of_a_collected_row_of_a_table_that_rejects_may_live_again() {
 fn a_text_that_is_replaced_is_edited_from_what_it_was() {
     seed_that_failed_with_policies(354691835074);
 }
+
+#[test]
+fn a_row_that_is_collected_while_a_device_hydrates_does_not_stay_there() {
+    seed_that_failed_with_policies(513425058129);
+}
+
+#[test]
+fn an_edit_of_a_collected_row_of_a_table_that_rejects_is_somebodys_to_decide() {
+    seed_that_failed_with_policies(513425064346);
+}

@@ -79,7 +79,8 @@ pub async fn read_answer(
     };
     // Only what the device has not got may be left out as its own: a page in the middle of a delta never does.
     let own = fresh.as_ref().filter(|_| request.page.is_none()).map(|(seq, altered)| (*seq, altered));
-    let skip = if request.hydrate && from.0 == 0 { request.page.as_ref().map_or(head, |p| p.head) } else { Seq(0) };
+    // A row that is gone since the first page may have been in it.
+    let skip = if request.hydrate && from.0 == 0 { request.page.as_ref().map_or(head, |p| p.began) } else { Seq(0) };
     let most = limits.page_bytes.saturating_mul(16);
     let bytes = (request.page_bytes as usize).clamp(1, most);
     let what = Reading { from, after, bytes, skip_gravestones_to: skip, own, to: head };

@@ -311,12 +311,12 @@ impl Device {
     }
     fn take(&mut self, store: &impl Authority, answer: ScopeAnswer) {
         let mut delta = answer.delta.unwrap_or_else(|| panic!("{:?}", answer.history_changed));
+        let mut request = self.asking();
         loop {
             self.apply(&delta);
-            let Some(next) = delta.next else { break };
-            let mut request = self.asking();
-            request.scopes[0].page = Some(PageRequest { from: delta.from, after: next, head: delta.to, chain: delta.chain });
-            delta = self.ask(store, request).scopes.remove(0).delta.unwrap();
+            let Some(page) = PageRequest::behind(request.scopes[0].page.as_ref(), &delta) else { break };
+            request.scopes[0].page = Some(page);
+            delta = self.ask(store, request.clone()).scopes.remove(0).delta.unwrap();
         }
         let history = self.ask(store, SyncRequest { version: VERSION, ..Default::default() }).history;
         self.cursor = Some(Cursor { history, seq: delta.to, chain: delta.chain });

@@ -43,7 +43,8 @@ on_both_stores! {
     an_edit_of_an_invoice_that_was_begun_on_another_version_is_refused
     what_loses_against_a_concurrent_write_is_told_to_every_device
     an_app_that_is_older_than_demanded_is_refused_and_nothing_of_its_push_is_looked_at
-    a_collected_tombstone_is_a_gravestone_and_stays_one;
+    a_collected_tombstone_is_a_gravestone_and_stays_one
+    a_row_that_is_collected_while_a_device_hydrates_does_not_stay_there;
     several:
     halves_of_a_move_are_committed_both_or_neither
     what_a_sql_client_wrote_is_told_although_a_move_is_held_back

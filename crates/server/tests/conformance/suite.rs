@@ -232,8 +232,8 @@ pub fn pages_miss_nothing_while_others_commit(mut bed: Bed) {
         let delta = bed.store.sync(&b.caller, request.clone()).unwrap().scopes.remove(0).delta.unwrap();
         b.apply(&delta);
         pages += 1;
-        let Some(next) = delta.next else { break };
-        request.scopes[0].page = Some(PageRequest { from: delta.from, after: next, head: delta.to, chain: delta.chain });
+        let Some(page) = PageRequest::behind(request.scopes[0].page.as_ref(), &delta) else { break };
+        request.scopes[0].page = Some(page);
         if n < 30 {
             let edits = vec![
                 a.update("person", key(&format!("0-{n}")), &[("age", Value::Int(1_000 + n))]),
@@ -269,6 +269,30 @@ pub fn the_digest_is_the_sum_of_the_live_rows(mut bed: Bed) {
     assert!(b.shows("person").iter().all(|row| row.1[2] == text("by hand")));
 }
 
+pub fn a_row_that_is_collected_while_a_device_hydrates_does_not_stay_there(mut bed: Bed) {
+    let (mut a, mut b) = two(&mut bed);
+    let rows = (0..40).map(|i| a.insert("person", key(&format!("{i:02}")), vec![Value::Null, Value::Int(i), text(&"x".repeat(200))])).collect();
+    a.push(&bed.store, rows);
+    let mut request = b.asking();
+    (request.scopes[0].page_bytes, request.scopes[0].hydrate) = (2_000, true);
+    let answer = |request: &SyncRequest| bed.store.sync(&b.caller, request.clone()).unwrap().scopes.remove(0).delta.unwrap();
+    let mut deltas = vec![answer(&request)];
+    let gone = a.delete("person", key("00"));
+    a.push(&bed.store, vec![gone]);
+    // The snapshot of the second page is newer than the deletion, and older than its collection.
+    for collected in [false, true] {
+        request.scopes[0].page = PageRequest::behind(request.scopes[0].page.as_ref(), &deltas[deltas.len() - 1]);
+        deltas.push(answer(&request));
+        assert!(collected || bed.collect("ada", Seq(2)) == 1);
+    }
+    while let Some(page) = PageRequest::behind(request.scopes[0].page.as_ref(), &deltas[deltas.len() - 1]) {
+        request.scopes[0].page = Some(page);
+        deltas.push(answer(&request));
+    }
+    deltas.iter().for_each(|delta| b.apply(delta));
+    assert_eq!(b.shows("person").len(), 39);
+}
+
 pub fn another_past_is_told_before_anything_is_looked_at(mut bed: Bed) {
     let (mut a, _) = two(&mut bed);
     for id in ["p", "q"] {
@@ -295,7 +319,8 @@ pub fn another_past_is_told_before_anything_is_looked_at(mut bed: Bed) {
     assert_eq!(committed(&answer(&request).outcome.unwrap()), Seq(3));
     // A page of a past that is gone.
     let mut paging = a.asking();
-    paging.scopes[0].page = Some(PageRequest { from: Seq(0), after: Position { seq: Seq(1), table: 1, key: key("p") }, head: Seq(2), chain: Chain([7; 16]) });
+    paging.scopes[0].page =
+        Some(PageRequest { from: Seq(0), after: Position { seq: Seq(1), table: 1, key: key("p") }, head: Seq(2), chain: Chain([7; 16]), began: Seq(2) });
     assert!(answer(&paging).stage_void);
 }
 
@@ -467,6 +492,13 @@ pub fn an_edit_of_an_invoice_that_was_begun_on_another_version_is_refused(mut be
     assert_eq!(bed.collect("ada", Seq(6)), 1);
     committed(&a.push(&bed.store, vec![taken]));
     assert_eq!(bed.one("SELECT amount FROM invoice WHERE id = 'i'"), "7");
+    // But an edit of the very row that was deleted is of no other life: somebody decides, whatever version it was begun on.
+    b.pull(&bed.store);
+    let edit = Up { base: Seq(0), ..a.update("invoice", key("i"), &[("amount", Value::Int(8))]) };
+    let gone = b.delete("invoice", key("i"));
+    assert_eq!(committed(&b.push(&bed.store, vec![gone])), Seq(8));
+    assert_eq!(bed.collect("ada", Seq(8)), 1);
+    assert_eq!(refused(a.push(&bed.store, vec![Up { mask: ColSet::all(2), ..edit }]))[0].reason, Reason::Version);
 }
 
 pub fn what_loses_against_a_concurrent_write_is_told_to_every_device(mut bed: Bed) {

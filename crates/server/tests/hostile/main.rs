@@ -314,6 +314,7 @@ fn absurd_pages_are_answered_and_those_of_another_past_are_void() {
         after: Position { seq: Seq(seq), table, key: Key(key) },
         head,
         chain,
+        began: head,
     };
     let ask = |anna: &Device, page: PageRequest, hydrate: bool| {
         let mut request = anna.asking();
