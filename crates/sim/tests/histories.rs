@@ -182,6 +182,11 @@ fn what_a_forgotten_life_had_counted_is_not_counted_in_the_next() {
 }
 
 #[test]
+fn a_new_life_need_not_know_of_a_forgotten_one() {
+    seed_that_failed_with_policies(429624727472);
+}
+
+#[test]
 fn what_a_cascade_took_before_its_own_deletion_came_up_in_the_bundle_keeps_its_values() {
     seed_that_failed_with_policies(1073492009802);
 }
