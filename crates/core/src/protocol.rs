@@ -131,7 +131,7 @@ pub struct PageRequest {
     pub head: Seq,
     /// The chain there.
     pub chain: Chain,
-    /// The head of the snapshot that the delta's first page came from; 0 if it began with what the device already had.
+    /// The head of the snapshot that the delta's first page came from; 0 if none has come.
     #[serde(default)]
     pub began: Seq,
 }
@@ -139,7 +139,7 @@ pub struct PageRequest {
 impl PageRequest {
     /// Returns the request for the page behind `delta`, which answered `asked`; `None` if that was the last.
     pub fn behind(asked: Option<&PageRequest>, delta: &Delta) -> Option<PageRequest> {
-        let began = asked.map_or(delta.to, |p| p.began);
+        let began = asked.map(|p| p.began).filter(|began| began.0 > 0).unwrap_or(delta.to);
         Some(PageRequest { from: delta.from, after: delta.next.clone()?, head: delta.to, chain: delta.chain, began })
     }
 }

@@ -11,10 +11,10 @@ use crate::rows::{Kind, RowRecord};
 use crate::schema::parse::trigger_targets;
 use crate::tx::{Role, Scope, Tx};
 use rusqlite::params;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use syncline_core::schema::{TableDef, quote};
-use syncline_core::{ColSet, Decoded, Key, RowState, Rows, Seq, planted};
+use syncline_core::{ColSet, Decoded, DeltaRow, Key, RowState, Rows, Seq, planted};
 
 /// A row of a delta in this replica's terms.
 #[derive(Clone, Debug)]
@@ -50,6 +50,8 @@ pub struct Applied {
     pub(crate) unparked: bool,
     /// Rows at or below it are not here yet, and come once: a hydration of an empty scope, up to its first head.
     pub(crate) empty_up_to: Seq,
+    /// Rows that come again in later pages, under these numbers: what they were before is nobody's business any more.
+    pub(crate) come_again: HashMap<(i64, Key), Seq>,
 }
 
 /// Translates a page's tables into this replica's.
@@ -82,6 +84,10 @@ impl Translation {
             tables.push((table, (!identity).then_some(map)));
         }
         Ok(Translation { tables })
+    }
+    /// Returns this replica's number of the table that a row of the page belongs to.
+    pub(crate) fn table(&self, row: &DeltaRow) -> i64 {
+        self.tables[row.table as usize].0.n
     }
     /// Opens row `i` of the page, and takes its values out.
     pub fn open(&self, rows: &mut Rows, i: usize) -> Result<(Arc<Table>, Incoming)> {
@@ -117,6 +123,9 @@ impl Tx<'_> {
     }
 
     fn apply_row(&mut self, scope: &Scope, t: &Arc<Table>, x: Incoming, out: &mut Applied) -> Result<()> {
+        if out.come_again.get(&(t.n, x.key.clone())).is_some_and(|last| *last > x.seq) {
+            return Ok(());
+        }
         let row = if x.seq <= out.empty_up_to { RowRecord::unknown(x.key.clone()) } else { self.load_complete(scope, t, &x.key)? };
         if row.is_new() && x.partial && !planted::on("partial_taken") {
             return Err(Error::Incomplete { table: t.def.name.clone(), key: format!("{:?}", x.key) });

@@ -3,13 +3,13 @@
 //! Everything runs in one order, in one transaction: absorb; the outcome of our unanswered bundle; confirmations passed;
 //! merge; constraints; cursor; tombstones forgotten. A page that does not complete its delta is only staged.
 
-use crate::apply::Applied;
+use crate::apply::{Applied, Translation};
 use crate::error::{Doing, Error, Result};
 use crate::tx::{Scope, Tx};
 use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
-use syncline_core::{Chain, Cursor, Delta, HistoryId, Key, Limits, Outcome, PageRequest, Position, ScopeAnswer, ScopeRequest, Seq, frame, planted};
+use std::collections::{HashMap, HashSet};
+use syncline_core::{Chain, Cursor, Delta, HistoryId, Key, Limits, Outcome, PageRequest, Position, Rows, ScopeAnswer, ScopeRequest, Seq, frame, planted};
 
 /// How far a delta that is not complete has been staged.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -362,20 +362,17 @@ impl Tx<'_> {
             _ if from.0 > 0 || !self.has_no_rows(scope)? => Seq(0),
             stage => stage.map_or(delta.to, |s| s.first_head),
         };
-        let mut applied = Applied { seen: whole.then(HashSet::new), empty_up_to, ..Applied::default() };
+        let come_again = stage.map_or(Ok(HashMap::new()), |stage| self.come_again(scope, stage, delta, limits))?;
+        let mut applied = Applied { seen: whole.then(HashSet::new), empty_up_to, come_again, ..Applied::default() };
         self.set_applying(true)?;
         if stage.is_some_and(|s| s.rows >= limits.bulk_rows as u64) {
             self.suspend_capture()?;
         }
         for n in 0..stage.map_or(0, |s| s.pages) {
-            let page: Vec<u8> = self
-                .conn
-                .query_row("SELECT page FROM _syncline_stage WHERE scope = ?1 AND n = ?2", params![scope.n, n], |r| r.get(0))
-                .doing("reading a staged page")?;
+            let page = self.staged_page(scope, n, limits)?;
             // Gone at once, so that its rows fill the room that it took in the file.
             self.conn.execute("DELETE FROM _syncline_stage WHERE scope = ?1 AND n = ?2", params![scope.n, n]).doing("dropping a staged page")?;
-            let own = Limits { wire_bytes: usize::MAX, body_bytes: usize::MAX, ratio: usize::MAX, ..*limits };
-            self.apply_rows(scope, frame::decode(&page, &own).doing("reading a staged page")?, &mut applied)?;
+            self.apply_rows(scope, page, &mut applied)?;
         }
         self.apply_rows(scope, delta.rows.clone(), &mut applied)?;
         if applied.seen.is_some() {
@@ -401,6 +398,39 @@ impl Tx<'_> {
         out.changed.append(&mut applied.changed);
         out.digest_differs = self.digest(scope.n)? != delta.digest && self.is_settled(scope)?;
         Ok(())
+    }
+
+    fn staged_page(&self, scope: &Scope, n: i64, limits: &Limits) -> Result<Rows> {
+        let page: Vec<u8> = self
+            .conn
+            .query_row("SELECT page FROM _syncline_stage WHERE scope = ?1 AND n = ?2", params![scope.n, n], |r| r.get(0))
+            .doing("reading a staged page")?;
+        let own = Limits { wire_bytes: usize::MAX, body_bytes: usize::MAX, ratio: usize::MAX, ..*limits };
+        frame::decode(&page, &own).doing("reading a staged page")
+    }
+
+    /// Lists rows that changed while the delta's pages were read, with their last numbers: earlier pages may have them as they were.
+    /// Only pages from behind the first one's head are looked at.
+    fn come_again(&mut self, scope: &Scope, stage: &Stage, delta: &Delta, limits: &Limits) -> Result<HashMap<(i64, Key), Seq>> {
+        let mut last = HashMap::new();
+        if delta.to <= stage.began {
+            return Ok(last);
+        }
+        let mut page = delta.rows.clone();
+        for n in (0..=stage.pages).rev() {
+            if n < stage.pages {
+                page = self.staged_page(scope, n, limits)?;
+            }
+            let translation = Translation::new(self, &page)?;
+            for row in page.rows.iter().filter(|row| row.seq > stage.began) {
+                let seq = last.entry((translation.table(row), row.key.clone())).or_insert(row.seq);
+                *seq = row.seq.max(*seq);
+            }
+            if page.rows.first().is_some_and(|row| row.seq <= stage.began) {
+                break;
+            }
+        }
+        Ok(last)
     }
 
     /// Mends a difference to the authority by a merge both ways: everything here is offered whole, everything there is read

@@ -215,3 +215,8 @@ fn a_row_that_is_collected_while_a_device_hydrates_does_not_stay_there() {
 fn an_edit_of_a_collected_row_of_a_table_that_rejects_is_somebodys_to_decide() {
     seed_that_failed_with_policies(513425064346);
 }
+
+#[test]
+fn of_a_row_that_comes_twice_in_a_delta_only_the_last_counts() {
+    seed_that_failed_with_policies(429624877090);
+}
