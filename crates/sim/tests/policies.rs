@@ -304,6 +304,32 @@ fn the_value_that_lost_is_in_everyones_journal_and_can_be_put_back() {
 }
 
 #[test]
+fn of_a_row_that_changes_while_its_delta_is_read_only_the_last_version_counts() {
+    use syncline::session::{Session, Step};
+    let mut w = World::with_config("CREATE TABLE c(id TEXT PRIMARY KEY, name TEXT)", "");
+    w.a.sql("INSERT INTO c VALUES('k1', 'old'), ('k2', 'x'), ('k3', 'x')");
+    w.sync_a();
+    // Pages of one row each; between the first and the second, k1 is written here and then at the authority.
+    let mut session = Session::new(syncline_core::Limits { page_bytes: 8, ..Default::default() });
+    for turn in 0.. {
+        let request = session.next(&mut w.b.replica, &mut w.b.env).unwrap();
+        let answer = w.authority.sync(&mut w.env, &w.b.caller, &request).unwrap();
+        if session.answer(&mut w.b.replica, &mut w.b.env, &request, &answer).unwrap() == Step::Done {
+            break;
+        }
+        if turn == 0 {
+            w.b.sql("INSERT INTO c VALUES('k1', 'mine')");
+            std::thread::sleep(std::time::Duration::from_millis(3));
+            w.authority.replica.conn().execute_batch("UPDATE c SET name = 'new' WHERE id = 'k1'").unwrap();
+        }
+    }
+    w.must_agree();
+    // Whoever wrote 'new' had seen 'old': that did not lose to anybody.
+    let lost: Vec<String> = w.journal_of(true).iter().filter_map(|entry| entry.lost_value.as_str().map(str::to_owned)).collect();
+    assert_eq!(lost, ["mine"]);
+}
+
+#[test]
 fn an_edit_that_a_deletion_beats_is_in_the_journal_and_brings_the_row_back() {
     let mut w = World::with_config(SCHEMA, "[table.c]\non_delete = \"delete_wins\"");
     w.a.sql("INSERT INTO c(id, name, phone) VALUES('c1', 'Ann', '1')");
