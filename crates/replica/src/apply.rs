@@ -123,7 +123,7 @@ impl Tx<'_> {
     }
 
     fn apply_row(&mut self, scope: &Scope, t: &Arc<Table>, x: Incoming, out: &mut Applied) -> Result<()> {
-        if out.come_again.get(&(t.n, x.key.clone())).is_some_and(|last| *last > x.seq) {
+        if !out.come_again.is_empty() && out.come_again.get(&(t.n, x.key.clone())).is_some_and(|last| *last > x.seq) {
             return Ok(());
         }
         let row = if x.seq <= out.empty_up_to { RowRecord::unknown(x.key.clone()) } else { self.load_complete(scope, t, &x.key)? };

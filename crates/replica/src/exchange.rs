@@ -423,8 +423,8 @@ impl Tx<'_> {
             }
             let translation = Translation::new(self, &page)?;
             for row in page.rows.iter().filter(|row| row.seq > stage.began) {
-                let seq = last.entry((translation.table(row), row.key.clone())).or_insert(row.seq);
-                *seq = row.seq.max(*seq);
+                // A row is in a page once, and the last page comes first here.
+                last.entry((translation.table(row), row.key.clone())).or_insert(row.seq);
             }
             if page.rows.first().is_some_and(|row| row.seq <= stage.began) {
                 break;
